@@ -1,0 +1,88 @@
+"""What a job may become, stated once. Pure: imports nothing of ours.
+
+`store.py` builds the guards of its statements from `MOVES`; the CHECK constraints in `models.py`
+repeat the essential part; `docs/job-states.md` is drawn from it. No other code writes a status.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    SUBMITTED = "submitted"
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Event(StrEnum):
+    """What is heard of a job, whoever says it: a client, a submit answer, a webhook, a poll."""
+
+    REGISTERED = "registered"
+    ACCEPTED = "accepted"
+    STARTED = "started"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Move:
+    sources: tuple[Status, ...]
+    target: Status
+
+
+LIVE = (Status.QUEUED, Status.SUBMITTED, Status.IN_PROGRESS)
+ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+# An end may come in any live state: a fast provider's webhook can outrun its own submit answer.
+MOVES: dict[Event, Move] = {
+    Event.REGISTERED: Move((), Status.QUEUED),
+    Event.ACCEPTED: Move((Status.QUEUED,), Status.SUBMITTED),
+    Event.STARTED: Move((Status.QUEUED, Status.SUBMITTED), Status.IN_PROGRESS),
+    Event.COMPLETED: Move(LIVE, Status.COMPLETED),
+    Event.FAILED: Move(LIVE, Status.FAILED),
+    Event.CANCELLED: Move(LIVE, Status.CANCELLED),
+}
+
+# fal knows three words; its COMPLETED covers every end.
+FAL_STATUS: dict[Status, str] = {
+    Status.QUEUED: "IN_QUEUE",
+    Status.SUBMITTED: "IN_QUEUE",
+    Status.IN_PROGRESS: "IN_PROGRESS",
+    Status.COMPLETED: "COMPLETED",
+    Status.FAILED: "COMPLETED",
+    Status.CANCELLED: "COMPLETED",
+}
+
+
+class AttemptState(StrEnum):
+    """One submission to one provider.
+
+    `submitting` is written before the first byte goes out; `ambiguous` means that the answer was
+    lost, so that nobody can know yet whether the provider took it.
+    """
+
+    SUBMITTING = "submitting"
+    SUBMITTED = "submitted"
+    REFUSED = "refused"
+    AMBIGUOUS = "ambiguous"
+    ABANDONED = "abandoned"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Duty(StrEnum):
+    """What is owed to a live job when its `due_at` comes."""
+
+    SUBMIT = "submit"  # claim it and submit it
+    ANSWER = "answer"  # a submission is under way; when due, its worker died
+    REPORT = "report"  # the provider has it; when due, its webhook is late: ask
+    SETTLE = "settle"  # the submit answer was lost; when due, submit again
+
+
+def can(status: Status, event: Event) -> bool:
+    return status in MOVES[event].sources

@@ -1,0 +1,115 @@
+"""Every setting, read once from the environment. A wrong or missing one ends the program with one line."""
+
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+
+class SettingsError(SystemExit):
+    """Ends the program with exit status 2 and one line on stderr that names the setting."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(2)
+        self.line = line
+
+    def __str__(self) -> str:
+        return self.line
+
+
+def _http_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an http or https address")
+    return value.rstrip("/")
+
+
+def _postgres_url(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
+        raise ValueError("must be a postgresql:// address")
+    return f"postgresql://{rest}"
+
+
+def _admin_key(value: SecretStr) -> SecretStr:
+    identifier, separator, secret = value.get_secret_value().partition(":")
+    if not separator or not identifier or len(secret) < 16:
+        raise ValueError("must be id:secret, the secret at least 16 characters long")
+    return value
+
+
+def _broker_url(value: str) -> str:
+    scheme = value.partition("://")[0]
+    if scheme not in {"redis", "rediss", "redis+socket", "amqp", "amqps", "pgmq"}:
+        raise ValueError("must be a redis://, amqp:// or pgmq:// address")
+    return value
+
+
+def _model_ids(value: object) -> object:
+    return tuple(part for part in value.replace(",", " ").split() if part) if isinstance(value, str) else value
+
+
+HttpUrl = Annotated[str, AfterValidator(_http_url)]
+
+DEFAULT_FAL_QUEUE_URL = "https://queue.fal.run"
+DEFAULT_FAL_JWKS_URL = "https://rest.fal.ai/.well-known/jwks.json"
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="ROUNDTRIP_", frozen=True, extra="ignore", env_ignore_empty=True, populate_by_name=True
+    )
+
+    database_url: Annotated[str, AfterValidator(_postgres_url)] | None = None
+    broker_url: Annotated[str, AfterValidator(_broker_url)] | None = None
+    public_url: HttpUrl = "http://127.0.0.1:8000"
+    fal_key: SecretStr | None = Field(default=None, validation_alias="FAL_KEY")
+    fal_queue_url: HttpUrl = DEFAULT_FAL_QUEUE_URL
+    fal_jwks_url: HttpUrl = DEFAULT_FAL_JWKS_URL
+    fal_user_id: str | None = None
+    artifacts_url: str | None = None
+    admin_key: Annotated[SecretStr, AfterValidator(_admin_key)] | None = None
+    allow_private_networks: bool = False
+    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_model_ids)] = ()
+    data: Path = Path(".roundtrip")
+
+    submit_timeout_seconds: float = Field(default=15, gt=0)
+    submit_retry_seconds: float = Field(default=3600, gt=0)
+    ambiguous_seconds: float = Field(default=120, gt=0)
+    first_poll_seconds: float = Field(default=20, gt=0)
+    poll_seconds: float = Field(default=30, gt=0)
+    sweep_seconds: float = Field(default=5, gt=0)
+    lost_after_seconds: float = Field(default=900, gt=0)
+    idempotency_days: float = Field(default=7, gt=0)
+
+    @property
+    def artifacts_location(self) -> str:
+        return self.artifacts_url or (self.data.resolve() / "artifacts").as_uri()
+
+    @property
+    def uses_real_fal(self) -> bool:
+        """Whether jobs leave this machine: a key was given, or another fal address."""
+        return self.fal_key is not None or self.fal_queue_url != DEFAULT_FAL_QUEUE_URL
+
+    def require_database_url(self) -> str:
+        if self.database_url is None:
+            raise SettingsError("ROUNDTRIP_DATABASE_URL is not set (`roundtrip up` brings its own PostgreSQL)")
+        return self.database_url
+
+    def require_broker_url(self) -> str:
+        if self.broker_url is None:
+            raise SettingsError("ROUNDTRIP_BROKER_URL is not set (`roundtrip up` brings its own broker)")
+        return self.broker_url
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read the environment; `overrides` win over it. Raises SettingsError."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        variable = name if name.isupper() else f"ROUNDTRIP_{name.upper()}"
+        raise SettingsError(f"{variable} {problem['msg'].removeprefix('Value error, ')}") from None

@@ -1,0 +1,115 @@
+"""PostgreSQL behind one pool of asyncpg connections, which prepare and keep their statements.
+
+Hot statements are SQL text in the files whose job is SQL; statements that are composed from what a client
+asks are built with SQLAlchemy Core and run here too.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import ClauseElement
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from service.errors import Unavailable
+
+Row = asyncpg.Record
+
+# What a lost, restarting or overfull server raises. A statement that met one of these may have been
+# carried out all the same, so nobody may read "did not happen" out of it.
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+    asyncpg.QueryCanceledError,
+    asyncpg.DiskFullError,
+)
+
+SESSION = {
+    "application_name": "roundtrip",
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "30s",
+    "jit": "off",
+    "timezone": "UTC",
+}
+
+
+class DatabaseAway(Unavailable):
+    message = "The database is away; try again shortly."
+
+
+class Database:
+    def __init__(self, pool: "asyncpg.Pool[Row]") -> None:
+        self.pool = pool
+        self._dialect = PGDialect_asyncpg()
+
+    async def fetch(self, sql: str, *values: Any) -> list[Row]:
+        try:
+            return await self.pool.fetch(sql, *values)
+        except AWAY as error:
+            raise DatabaseAway from error
+
+    async def fetchrow(self, sql: str, *values: Any) -> Row | None:
+        try:
+            return await self.pool.fetchrow(sql, *values)
+        except AWAY as error:
+            raise DatabaseAway from error
+
+    async def execute(self, sql: str, *values: Any) -> str:
+        try:
+            return await self.pool.execute(sql, *values)
+        except AWAY as error:
+            raise DatabaseAway from error
+
+    async def run(self, statement: ClauseElement) -> list[Row]:
+        """Run a SQLAlchemy Core statement."""
+        compiled = statement.compile(dialect=self._dialect)
+        parameters: dict[str, Any] = compiled.params  # type: ignore[assignment]
+        order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
+        return await self.fetch(str(compiled), *(parameters[name] for name in order))
+
+
+@asynccontextmanager
+async def open_database(url: str, *, max_size: int = 12) -> AsyncGenerator[Database]:
+    """Connections are made when they are first needed, so that a start survives a database that is away."""
+    pool = asyncpg.create_pool(
+        url,
+        min_size=0,
+        max_size=max_size,
+        max_inactive_connection_lifetime=300,
+        command_timeout=35,
+        timeout=5,
+        server_settings=SESSION,
+    )
+    await pool
+    try:
+        yield Database(pool)
+    finally:
+        try:
+            await asyncio.wait_for(pool.close(), 5)
+        except TimeoutError:
+            pool.terminate()
+
+
+@asynccontextmanager
+async def one_connection(url: str) -> AsyncGenerator["asyncpg.Connection[Row]"]:
+    """A single connection for a command or a test."""
+    connection = await asyncpg.connect(url, timeout=5, server_settings=SESSION)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+def sqlalchemy_engine(url: str) -> AsyncEngine:
+    """An engine for Alembic; asyncpg itself reads the address, so that both accept the same ones."""
+    return create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool)

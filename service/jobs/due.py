@@ -1,0 +1,140 @@
+"""Statements about live jobs whose time has come: a worker died, a webhook is late, a deadline passed."""
+
+from uuid import UUID
+
+from service.db import Database, Row
+from service.jobs.facts import Due
+from service.jobs.lifecycle import MOVES, AttemptState, Duty, Event, Status
+from service.jobs.store import CHANNEL, guard, target
+
+# `checks` grows with each look, so that the looks of a job that takes long grow apart.
+_TAKE_DUE = f"""
+WITH picked AS (
+    SELECT job_id FROM live_jobs
+    WHERE due_at <= now() AND (duty <> '{Duty.SUBMIT}' OR deadline_at <= now())
+    ORDER BY due_at
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+), moved AS (
+    UPDATE live_jobs
+    SET checks = checks + 1,
+        due_at = least(now() + make_interval(secs => $2), CASE WHEN deadline_at > now() THEN deadline_at END)
+    FROM picked WHERE live_jobs.job_id = picked.job_id
+    RETURNING live_jobs.*
+)
+SELECT moved.job_id, moved.attempt, jobs.model, moved.duty, moved.status, moved.checks,
+       coalesce(moved.deadline_at <= now(), false) AS past_deadline,
+       moved.cancel_requested_at IS NOT NULL AS cancel_requested,
+       attempts.provider_request_id, attempts.response_url, attempts.status_url, attempts.cancel_url,
+       coalesce(extract(epoch FROM now() - attempts.claimed_at), 0)::float8 AS since_claim
+FROM moved
+JOIN jobs ON jobs.id = moved.job_id
+LEFT JOIN attempts ON attempts.job_id = moved.job_id AND attempts.number = moved.attempt
+"""
+
+
+async def take_due(db: Database, limit: int, next_look_seconds: float) -> list[Due]:
+    """Take live jobs whose worker died, whose webhook is late, or whose deadline passed."""
+    rows = await db.fetch(_TAKE_DUE, limit, next_look_seconds)
+    return [Due(**{**row, "duty": Duty(row["duty"]), "status": Status(row["status"])}) for row in rows]
+
+
+_MOVE_DUTY = """
+WITH moved AS (
+    UPDATE live_jobs
+    SET duty = $3, due_at = now() + make_interval(secs => $4), checks = 0
+    WHERE job_id = $1 AND attempt = $2 AND duty = $5
+    RETURNING job_id, status, attempt
+), tried AS (
+    UPDATE attempts SET state = $6, error = coalesce(error, $7)
+    FROM moved WHERE attempts.job_id = moved.job_id AND attempts.number = moved.attempt
+), noted AS (
+    INSERT INTO job_events (job_id, event, status, attempt, note)
+    SELECT job_id, $6, status, attempt, $7 FROM moved
+)
+SELECT job_id FROM moved
+"""
+
+
+async def doubt(db: Database, due: Due, wait_seconds: float) -> bool:
+    """The worker of a submission is gone: nobody knows whether the provider took it. Wait for its webhook."""
+    row = await db.fetchrow(
+        _MOVE_DUTY,
+        due.job_id,
+        due.attempt,
+        Duty.SETTLE.value,
+        wait_seconds,
+        Duty.ANSWER.value,
+        AttemptState.AMBIGUOUS.value,
+        "The submission's answer was never recorded.",
+    )
+    return row is not None
+
+
+async def submit_again(db: Database, due: Due) -> bool:
+    """An ambiguous submission was waited for long enough: give it up and let the job be submitted again."""
+    row = await db.fetchrow(
+        _MOVE_DUTY,
+        due.job_id,
+        due.attempt,
+        Duty.SUBMIT.value,
+        0.0,
+        Duty.SETTLE.value,
+        AttemptState.ABANDONED.value,
+        "No webhook came for it in time.",
+    )
+    return row is not None
+
+
+_PROGRESS = f"""
+WITH moved AS (
+    UPDATE live_jobs
+    SET status = CASE WHEN $3 AND {guard(Event.STARTED)} THEN {target(Event.STARTED)} ELSE status END,
+        started_at = CASE WHEN $3 THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
+        queue_position = $4
+    WHERE job_id = $1 AND attempt = $2
+    RETURNING job_id, status, attempt, $3 AND {guard(Event.STARTED, "$5::text")} AS started
+), noted AS (
+    INSERT INTO job_events (job_id, event, status, attempt)
+    SELECT job_id, '{Event.STARTED}', status, attempt FROM moved WHERE started
+)
+SELECT (SELECT pg_notify('{CHANNEL}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = moved.job_id)
+FROM moved WHERE started
+"""
+
+
+async def record_progress(db: Database, due: Due, *, running: bool, queue_position: int | None) -> None:
+    """Keep what a status poll said of a job that has not ended."""
+    await db.fetchrow(_PROGRESS, due.job_id, due.attempt, running, queue_position, due.status.value)
+
+
+async def look_now(db: Database, job_id: UUID, attempt: int, source: str) -> bool:
+    """Let the provider be asked at once: its webhook said that there is an end, but not which."""
+    row = await db.fetchrow(
+        f"UPDATE live_jobs SET due_at = now() WHERE job_id = $1 AND attempt = $2 AND duty = '{Duty.REPORT}'"
+        " RETURNING job_id",
+        job_id,
+        attempt,
+    )
+    return row is not None
+
+
+_ANYTHING_DUE = f"""
+SELECT
+    EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND due_at <= now()) AS submit,
+    EXISTS (SELECT FROM live_jobs WHERE due_at <= now() AND (duty <> '{Duty.SUBMIT}' OR deadline_at <= now())) AS watch,
+    EXISTS (SELECT FROM copies WHERE due_at <= now()) AS copy
+"""
+
+
+async def anything_due(db: Database) -> Row:
+    """One cheap look at all that may be owed: `submit`, `watch`, `copy`."""
+    row = await db.fetchrow(_ANYTHING_DUE)
+    assert row is not None
+    return row
+
+
+async def forget_idempotency_keys(db: Database, days: float) -> None:
+    await db.execute(
+        "DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)", days * 86_400
+    )

@@ -1,0 +1,97 @@
+"""What is known of a job on its way, as plain values that the rooms hand to each other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from service.jobs.lifecycle import AttemptState, Duty, Event, Status
+
+
+@dataclass(frozen=True, slots=True)
+class NewJob:
+    """`input` is JSON text, `metadata` a JSON object's text."""
+
+    id: UUID
+    tenant_id: UUID
+    model: str
+    input: str
+    provider: str = "auto"
+    priority: str = "normal"
+    webhook_url: str | None = None
+    deadline_seconds: float | None = None
+    metadata: str = "{}"
+    tags: Sequence[str] = ()
+    retry_of: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A job to be submitted now, as this attempt. `input` is JSON text."""
+
+    job_id: UUID
+    attempt: int
+    model: str
+    input: str
+    priority: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one submission, and what is owed next after `delay` seconds."""
+
+    job_id: UUID
+    attempt: int
+    state: AttemptState
+    duty: Duty
+    delay: float
+    provider_request_id: str | None = None
+    gateway_request_id: str | None = None
+    response_url: str | None = None
+    status_url: str | None = None
+    cancel_url: str | None = None
+    queue_position: int | None = None
+    http_status: int | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a job ends: `body` is the model's own JSON text, `http_status` the one it came with."""
+
+    event: Event
+    http_status: int
+    body: bytes
+    error: str | None = None
+    error_type: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What was heard, to the byte. `headers` is a JSON object's text, `age` seconds since it arrived."""
+
+    source: str
+    body: bytes
+    headers: str = "{}"
+    http_status: int | None = None
+    request_id: str | None = None
+    gateway_request_id: str | None = None
+    age: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A live job whose time has come, with the attempt that is under way."""
+
+    job_id: UUID
+    attempt: int
+    model: str
+    duty: Duty
+    status: Status
+    checks: int
+    past_deadline: bool
+    cancel_requested: bool
+    provider_request_id: str | None
+    response_url: str | None
+    status_url: str | None
+    cancel_url: str | None
+    since_claim: float

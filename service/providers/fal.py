@@ -1,0 +1,263 @@
+"""The fal queue as seen from here: submit, look, cancel, and what its webhooks mean.
+
+The wire is that of fal's own clients (`@fal-ai/client` 1.10, `fal-client` 1.0) and of
+https://fal.ai/docs/documentation/model-apis/inference/queue and …/webhooks.
+"""
+
+import re
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import httpx
+import msgspec
+
+from service.jobs.facts import Ending, Evidence
+from service.jobs.lifecycle import Event
+from service.jsontext import NotJSON, encode, parse_loosely
+from service.providers.base import (
+    Accepted,
+    Ended,
+    Missing,
+    Observation,
+    Refused,
+    Rejected,
+    Running,
+    Silent,
+    SubmitAnswer,
+    Unknown,
+    Waiting,
+)
+
+NAMESPACES = ("workflows", "comfy")
+TRANSIENT = frozenset({401, 403, 408, 429})
+GATEWAY = frozenset({502, 503, 504})
+CANCELLED_STATUS = 499
+LARGEST_RESULT = 64 * 2**20
+STATUS_IN_ERROR = re.compile(r"status code:? (\d{3})")
+KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
+
+
+class Unreadable(ValueError):
+    """A signed webhook whose body is not the envelope that fal documents."""
+
+
+class Incomplete(ValueError):
+    """A signed webhook that announces an end without saying which; the queue has to be asked."""
+
+
+class Envelope(msgspec.Struct):
+    request_id: str
+    status: str
+    gateway_request_id: str | None = None
+    payload: msgspec.Raw = msgspec.Raw(b"null")
+    error: Any = None
+    payload_error: Any = None
+
+
+def app_of(model: str) -> str:
+    """`fal-ai/sa2va/8b/image` is asked about under `fal-ai/sa2va`; namespaced IDs keep three parts."""
+    parts = model.split("/")
+    return "/".join(parts[:3] if parts[0] in NAMESPACES else parts[:2])
+
+
+def read_envelope(body: bytes) -> Envelope:
+    """Raises Unreadable."""
+    try:
+        return msgspec.json.decode(body, type=Envelope)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Unreadable(str(error)) from None
+
+
+def ending_of(envelope: Envelope) -> Ending:
+    """What a webhook says of the job's end. Raises Incomplete or Unreadable."""
+    payload = bytes(envelope.payload)
+    empty = payload == b"null"
+    if empty and envelope.payload_error:
+        raise Incomplete(str(envelope.payload_error))
+    if envelope.status == "OK":
+        if empty:
+            raise Incomplete("The webhook brought no payload.")
+        return Ending(Event.COMPLETED, 200, payload)
+    if envelope.status != "ERROR":
+        raise Unreadable(f"Unknown status {envelope.status!r}.")
+    error = envelope.error if isinstance(envelope.error, str) else None
+    found = STATUS_IN_ERROR.search(error or "")
+    return failure(int(found[1]) if found else 500, encode({"detail": error or "failed"}) if empty else payload, error)
+
+
+def failure(status: int, body: bytes, error: str | None = None, error_type: str | None = None) -> Ending:
+    """A failed job's end, its words taken from the model's own error body."""
+    try:
+        content = parse_loosely(body)
+    except NotJSON:
+        content = body.decode("utf-8", "replace")[:1_000]
+        body = encode({"detail": content})
+    detail = content.get("detail", content) if isinstance(content, dict) else content
+    if isinstance(content, dict) and isinstance(content.get("error_type"), str):
+        error_type = error_type or content["error_type"]
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        first = detail[0]
+        words = str(first.get("msg") or "The model refused the input.")
+        error_type = error_type or (str(first["type"]) if "type" in first else None)
+    else:
+        words = detail if isinstance(detail, str) else (error or "The model failed.")
+    stopped = status == CANCELLED_STATUS or error_type == "client_cancelled"
+    return Ending(Event.CANCELLED if stopped else Event.FAILED, status, body, words, error_type or "model_error")
+
+
+class FalQueue:
+    """One queue that speaks fal's protocol, at `base`."""
+
+    name = "fal"
+
+    def __init__(self, http: httpx.AsyncClient, base: str, key: str, timeout: float) -> None:
+        self._http = http
+        self._base = base
+        self._origin = urlsplit(base)[:2]
+        self._headers = {"authorization": f"Key {key}", "accept": "application/json"}
+        self._timeout = timeout
+
+    async def submit(self, model: str, input_text: str, webhook_url: str, priority: str) -> SubmitAnswer:
+        """POST the input once, without any retry of the client library's."""
+        url = f"{self._base}/{model}?{urlencode({'fal_webhook': webhook_url})}"
+        headers = {**self._headers, "content-type": "application/json", "x-fal-queue-priority": priority}
+        try:
+            response = await self._http.post(url, content=input_text, headers=headers, timeout=self._timeout)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            return Refused(f"The queue could not be reached: {type(error).__name__}.")
+        except httpx.HTTPError as error:
+            return Unknown(f"The answer was lost: {type(error).__name__}.")
+        return read_submit_answer(response)
+
+    async def look(self, model: str, request_id: str, status_url: str | None, response_url: str | None) -> Observation:
+        """Ask for the status and, at the end, for the result."""
+        url = self._address(status_url, model, request_id, "/status")
+        try:
+            response = await self._http.get(url, headers=self._headers, timeout=self._timeout)
+        except httpx.HTTPError as error:
+            return Silent(type(error).__name__)
+        if response.status_code in {404, 410}:
+            return Missing(response.status_code)
+        status = _object(response)
+        match status.get("status") if response.status_code in {200, 202} else None:
+            case "IN_QUEUE":
+                position = status.get("queue_position")
+                return Waiting(position if isinstance(position, int) else None)
+            case "IN_PROGRESS":
+                return Running()
+            case "COMPLETED":
+                error = status.get("error")
+                return await self._result(
+                    self._address(response_url, model, request_id, ""), request_id, error if error else None
+                )
+        return Silent(f"HTTP {response.status_code}")
+
+    async def _result(self, url: str, request_id: str, error: object) -> Observation:
+        try:
+            async with self._http.stream("GET", url, headers=self._headers, timeout=60) as response:
+                body = bytearray()
+                async for chunk in response.aiter_bytes():
+                    body += chunk
+                    if len(body) > LARGEST_RESULT:
+                        return Silent("The result is larger than this service takes.")
+        except httpx.HTTPError as failed:
+            return Silent(type(failed).__name__)
+        return read_result(response, bytes(body), request_id, error)
+
+    async def cancel(self, model: str, request_id: str, cancel_url: str | None) -> int | None:
+        """Returns fal's status (200 removed, 202 asked, 400 already over, 404 unknown); None: not reached."""
+        url = self._address(cancel_url, model, request_id, "/cancel")
+        try:
+            response = await self._http.put(url, headers=self._headers, timeout=self._timeout)
+        except httpx.HTTPError:
+            return None
+        return response.status_code
+
+    def _address(self, given: str | None, model: str, request_id: str, suffix: str) -> str:
+        """The address that the queue gave, if it is its own: our key goes to nobody else."""
+        if given and urlsplit(given)[:2] == self._origin:
+            return given.removesuffix("/response") if not suffix else given
+        return f"{self._base}/{app_of(model)}/requests/{request_id}{suffix}"
+
+
+def read_submit_answer(response: httpx.Response) -> SubmitAnswer:
+    """What a submit's HTTP answer proves. Only an answer of the queue itself can end a job."""
+    status = response.status_code
+    content = _object(response)
+    if 200 <= status < 300 and isinstance(content.get("request_id"), str):
+        return Accepted(
+            content["request_id"],
+            *(
+                content[name] if isinstance(content.get(name), str) else None
+                for name in ("gateway_request_id", "response_url", "status_url", "cancel_url")
+            ),
+            queue_position=content["queue_position"] if isinstance(content.get("queue_position"), int) else None,
+        )
+    if not _is_json(response) and "x-fal-request-id" not in response.headers and status != 504:
+        # An HTML page without fal's header comes from something in front of the queue. fal's own Python
+        # client repeats the submission then, and so do we.
+        return Refused(f"HTTP {status} that is not the queue's own answer.", status, retry_after(response))
+    if status in TRANSIENT or status == 503 or 300 <= status < 400:
+        return Refused(f"HTTP {status}: {_words(content)}", status, retry_after(response))
+    if 400 <= status < 500:
+        evidence = Evidence("result", response.content, _kept(response), status)
+        return Rejected(failure(status, response.content, None, response.headers.get("x-fal-error-type")), evidence)
+    return Unknown(f"HTTP {status}: {_words(content)}", status)
+
+
+def read_result(response: httpx.Response, body: bytes, request_id: str, error: object) -> Observation:
+    """What a result's HTTP answer proves, once the status said COMPLETED; `error` is what it said with it."""
+    status = response.status_code
+    evidence = Evidence("result", body, _kept(response), status, request_id)
+    try:
+        parse_loosely(body)
+    except NotJSON:
+        return Silent(f"HTTP {status} without JSON")
+    if status == 200:
+        return Ended(Ending(Event.COMPLETED, 200, body), evidence)
+    if status in {404, 410}:
+        return Missing(status)
+    unsure = status in TRANSIENT or status < 400 or ((status == 400 or status in GATEWAY) and error is None)
+    if unsure:
+        return Silent(f"HTTP {status}")
+    said = error if isinstance(error, str) else None
+    return Ended(failure(status, body, said, response.headers.get("x-fal-error-type")), evidence)
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds that a `Retry-After` header asks for, as a number or as a date."""
+    value = response.headers.get("retry-after", "")
+    if value.isascii() and value.isdecimal():
+        return min(float(value), 86_400.0)
+    try:
+        return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), 86_400.0)
+    except (TypeError, ValueError):
+        return None
+
+
+def _is_json(response: httpx.Response) -> bool:
+    try:
+        parse_loosely(response.content)
+    except NotJSON:
+        return False
+    return True
+
+
+def _object(response: httpx.Response) -> dict[str, Any]:
+    try:
+        content = parse_loosely(response.content)
+    except NotJSON:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _words(content: dict[str, Any]) -> str:
+    detail = content.get("detail")
+    return detail[:300] if isinstance(detail, str) else "no words"
+
+
+def _kept(response: httpx.Response) -> str:
+    kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+    return encode(kept).decode()

@@ -1,0 +1,169 @@
+"""Is this webhook fal's? Ed25519 over four lines, checked against fal's published keys.
+
+https://fal.ai/docs/documentation/model-apis/inference/webhooks: the message is the request ID, the user ID,
+the timestamp and the hex SHA-256 of the raw body, joined by newlines; any published key may have signed.
+"""
+
+import asyncio
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic, time
+
+import httpx
+import structlog
+from nacl.bindings import crypto_sign_open
+from nacl.exceptions import BadSignatureError
+
+from service.errors import SignatureRejected, Unavailable
+from service.jsontext import NotJSON, parse
+
+log = structlog.get_logger()
+
+TOLERANCE_SECONDS = 300
+MOST_KEYS = 10
+LARGEST_KEY_SET = 64 * 1024
+
+# fal asks to fetch the keys again after a day at most; an hour keeps a rotation short.
+FRESH_SECONDS = 3_600
+LONGEST_SECONDS = 86_400
+
+# A forged webhook makes us look for new keys. This many looks at once, one more every two seconds:
+# enough for a rotation under attack, too few to be used against the key server.
+LOOKS = 30
+SECONDS_A_LOOK = 2.0
+
+HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}")
+DECIMAL_SECONDS = re.compile(r"[0-9]{1,11}")
+PRINTABLE = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+class KeysUnavailable(Unavailable):
+    message = "The keys that sign webhooks cannot be had; try again shortly."
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A webhook's four signature headers, each well formed."""
+
+    request_id: str
+    user_id: str
+    timestamp: str
+    signature: str
+
+    def message(self, body: bytes) -> bytes:
+        digest = hashlib.sha256(body).hexdigest()
+        return f"{self.request_id}\n{self.user_id}\n{self.timestamp}\n{digest}".encode()
+
+
+def read_headers(headers: Sequence[tuple[bytes, bytes]]) -> Signed:
+    """Each header exactly once and in its exact form. Raises SignatureRejected."""
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if name.startswith(b"x-fal-webhook-"):
+            word = name.decode("latin-1")
+            if word in found:
+                raise SignatureRejected
+            found[word] = value.decode("latin-1")
+    request_id = found.get("x-fal-webhook-request-id", "")
+    user_id = found.get("x-fal-webhook-user-id", "")
+    timestamp = found.get("x-fal-webhook-timestamp", "")
+    signature = found.get("x-fal-webhook-signature", "")
+    well_formed = (
+        PRINTABLE.fullmatch(request_id)
+        and PRINTABLE.fullmatch(user_id)
+        and DECIMAL_SECONDS.fullmatch(timestamp)
+        and HEX_SIGNATURE.fullmatch(signature)
+    )
+    if not well_formed or abs(time() - int(timestamp)) > TOLERANCE_SECONDS:
+        raise SignatureRejected
+    return Signed(request_id, user_id, timestamp, signature)
+
+
+def read_key_set(document: bytes) -> tuple[bytes, ...]:
+    """The 32-byte Ed25519 keys of a JWKS, `x` padded or not. Raises KeysUnavailable when there is none."""
+    try:
+        content = parse(document)
+    except NotJSON:
+        raise KeysUnavailable from None
+    listed = content.get("keys") if isinstance(content, dict) else None
+    keys = [_public_key(entry) for entry in listed] if isinstance(listed, list) else []
+    good = tuple(dict.fromkeys(key for key in keys if key is not None))[:MOST_KEYS]
+    if not good:
+        raise KeysUnavailable
+    return good
+
+
+def _public_key(entry: object) -> bytes | None:
+    if not isinstance(entry, dict) or entry.get("kty") != "OKP" or entry.get("crv") != "Ed25519":
+        return None
+    x = entry.get("x")
+    if not isinstance(x, str) or not re.fullmatch(r"[A-Za-z0-9_-]{43}=?", x):
+        return None
+    return base64.urlsafe_b64decode(x.rstrip("=") + "=")
+
+
+class KeySet:
+    """fal's published keys, kept, and fetched anew once when none of them fits."""
+
+    def __init__(self, http: httpx.AsyncClient, url: str) -> None:
+        self._http = http
+        self._url = url
+        self._keys: tuple[bytes, ...] = ()
+        self._fetched_at = float("-inf")
+        self._looks = float(LOOKS)
+        self._looked_at = monotonic()
+        self._fetching = asyncio.Lock()
+
+    async def verify(self, signed: Signed, body: bytes) -> None:
+        """Raises SignatureRejected, or KeysUnavailable when there is nothing to check against."""
+        if monotonic() - self._fetched_at > FRESH_SECONDS:
+            await self._fetch(self._fetched_at)
+        signature = bytes.fromhex(signed.signature)
+        message = signed.message(body)
+        tried = self._fetched_at
+        if _fits(self._keys, signature, message):
+            return
+        if await self._fetch_once_more(tried) and _fits(self._keys, signature, message):
+            return
+        raise SignatureRejected
+
+    async def _fetch_once_more(self, tried: float) -> bool:
+        now = monotonic()
+        self._looks = min(LOOKS, self._looks + (now - self._looked_at) / SECONDS_A_LOOK)
+        self._looked_at = now
+        if self._looks < 1:
+            return False
+        self._looks -= 1
+        await self._fetch(tried)
+        return True
+
+    async def _fetch(self, tried: float) -> None:
+        async with self._fetching:
+            if self._fetched_at > tried:
+                return
+            try:
+                response = await self._http.get(self._url, timeout=5)
+                if response.status_code != 200 or len(response.content) > LARGEST_KEY_SET:
+                    raise KeysUnavailable
+                self._keys = read_key_set(response.content)
+                self._fetched_at = monotonic()
+            except (httpx.HTTPError, KeysUnavailable) as error:
+                log.warning("webhook keys could not be fetched", url=self._url, error=repr(error))
+                if not self._keys or monotonic() - self._fetched_at > LONGEST_SECONDS:
+                    raise KeysUnavailable from error
+
+
+def _fits(keys: tuple[bytes, ...], signature: bytes, message: bytes) -> bool:
+    return any(_verifies(key, signature, message) for key in keys)
+
+
+def _verifies(key: bytes, signature: bytes, message: bytes) -> bool:
+    """libsodium itself refuses keys and signatures of small order."""
+    try:
+        crypto_sign_open(signature + message, key)
+    except BadSignatureError:
+        return False
+    return True

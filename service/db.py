@@ -5,9 +5,10 @@ asks are built with SQLAlchemy Core and run here too.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from time import monotonic
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import ClauseElement
@@ -18,6 +19,7 @@ from sqlalchemy.pool import NullPool
 from service.errors import Unavailable
 
 Row = asyncpg.Record
+Result = TypeVar("Result")
 
 # What a lost, restarting or overfull server raises. A statement that met one of these may have been
 # carried out all the same, so nobody may read "did not happen" out of it.
@@ -113,3 +115,15 @@ async def one_connection(url: str) -> AsyncGenerator["asyncpg.Connection[Row]"]:
 def sqlalchemy_engine(url: str) -> AsyncEngine:
     """An engine for Alembic; asyncpg itself reads the address, so that both accept the same ones."""
     return create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool)
+
+
+async def patiently(operation: Callable[[], Awaitable[Result]], seconds: float) -> Result:
+    """Repeat an operation that may safely be repeated, while the database is away."""
+    last_try = monotonic() + seconds
+    while True:
+        try:
+            return await operation()
+        except DatabaseAway:
+            if monotonic() > last_try:
+                raise
+            await asyncio.sleep(0.25)

@@ -26,7 +26,9 @@ SELECT moved.job_id, moved.attempt, jobs.model, moved.duty, moved.status, moved.
        coalesce(moved.deadline_at <= now(), false) AS past_deadline,
        moved.cancel_requested_at IS NOT NULL AS cancel_requested,
        attempts.provider_request_id, attempts.response_url, attempts.status_url, attempts.cancel_url,
-       coalesce(extract(epoch FROM now() - attempts.claimed_at), 0)::float8 AS since_claim
+       coalesce(extract(epoch FROM now() - attempts.claimed_at), 0)::float8 AS since_claim,
+       (SELECT count(*) FROM attempts given_up
+        WHERE given_up.job_id = moved.job_id AND given_up.state = '{AttemptState.ABANDONED}')::int4 AS abandoned
 FROM moved
 JOIN jobs ON jobs.id = moved.job_id
 LEFT JOIN attempts ON attempts.job_id = moved.job_id AND attempts.number = moved.attempt
@@ -108,7 +110,7 @@ async def record_progress(db: Database, due: Due, *, running: bool, queue_positi
     await db.fetchrow(_PROGRESS, due.job_id, due.attempt, running, queue_position, due.status.value)
 
 
-async def look_now(db: Database, job_id: UUID, attempt: int, source: str) -> bool:
+async def look_now(db: Database, job_id: UUID, attempt: int) -> bool:
     """Let the provider be asked at once: its webhook said that there is an end, but not which."""
     row = await db.fetchrow(
         f"UPDATE live_jobs SET due_at = now() WHERE job_id = $1 AND attempt = $2 AND duty = '{Duty.REPORT}'"
@@ -134,7 +136,9 @@ async def anything_due(db: Database) -> Row:
     return row
 
 
-async def forget_idempotency_keys(db: Database, days: float) -> None:
+async def tidy(db: Database, idempotency_days: float) -> None:
+    """Forget idempotency keys whose time is over, and waiters whose process is gone."""
     await db.execute(
-        "DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)", days * 86_400
+        "DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)", idempotency_days * 86_400
     )
+    await db.execute("DELETE FROM waiters WHERE until < now()")

@@ -26,13 +26,14 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job to be submitted now, as this attempt. `input` is JSON text."""
+    """A job to be submitted now, as this attempt. `input` is JSON text, `age` seconds since its registration."""
 
     job_id: UUID
     attempt: int
     model: str
     input: str
     priority: str
+    age: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,3 +96,4 @@ class Due:
     status_url: str | None
     cancel_url: str | None
     since_claim: float
+    abandoned: int

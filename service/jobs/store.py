@@ -122,7 +122,8 @@ WITH picked AS (
     INSERT INTO attempts (job_id, number, provider, state)
     SELECT job_id, attempt, $3, '{AttemptState.SUBMITTING}' FROM moved
 )
-SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority
+SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority,
+       extract(epoch FROM now() - jobs.created_at)::float8 AS age
 FROM moved JOIN jobs ON jobs.id = moved.job_id
 """
 

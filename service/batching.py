@@ -1,0 +1,45 @@
+"""Many small writes made into few large ones, without a timer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Batcher(Generic[Item]):
+    """Writes what came while the last write was under way. Alone, an item is written at once."""
+
+    def __init__(self, write: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
+        self._write = write
+        self._waiting: list[tuple[Item, asyncio.Future[None]]] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    async def put(self, item: Item) -> None:
+        """Returns when the item is written; raises what its write raised."""
+        written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, written))
+        if self._writer is None:
+            self._writer = asyncio.create_task(self._run())
+        await written
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            try:
+                await self._write([item for item, _ in batch])
+            except Exception as error:
+                self._tell(batch, error)
+            else:
+                self._tell(batch, None)
+        self._writer = None
+
+    @staticmethod
+    def _tell(batch: Sequence[tuple[Item, asyncio.Future[None]]], error: Exception | None) -> None:
+        for _, written in batch:
+            if written.cancelled():
+                continue
+            if error is None:
+                written.set_result(None)
+            else:
+                written.set_exception(error)

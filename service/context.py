@@ -1,0 +1,64 @@
+"""Everything a process needs, opened the same way by the API's lifespan and by a Celery worker."""
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import httpx
+
+from service.artifacts.storage import Storage
+from service.catalog import Catalog
+from service.db import Database, open_database
+from service.network import AddressGuard, open_http
+from service.providers.address import Sealer
+from service.providers.fal import FalQueue
+from service.providers.signatures import KeySet
+from service.queue import Nudger, open_nudger
+from service.secrets import SharedSecret
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Context:
+    settings: Settings
+    db: Database
+    catalog: Catalog
+    nudger: Nudger
+    storage: Storage
+    fal: FalQueue
+    fal_keys: KeySet
+    downloads: httpx.AsyncClient
+    webhook_secret: SharedSecret
+
+    async def sealer(self) -> Sealer:
+        return Sealer(await self.webhook_secret.get(self.db))
+
+
+@asynccontextmanager
+async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGenerator[Context]:
+    async with AsyncExitStack() as stack:
+        db = await stack.enter_async_context(open_database(settings.require_database_url(), max_size=connections))
+        http = await stack.enter_async_context(open_http(guard=None))
+        downloads = await stack.enter_async_context(open_http(guard=download_guard(settings)))
+        nudger = open_nudger(settings)
+        stack.callback(nudger.close)
+        key = settings.fal_key.get_secret_value() if settings.fal_key else ""
+        yield Context(
+            settings=settings,
+            db=db,
+            catalog=Catalog(settings.models),
+            nudger=nudger,
+            storage=Storage.open(settings.artifacts_location),
+            fal=FalQueue(http, settings.fal_queue_url, key, settings.submit_timeout_seconds),
+            fal_keys=KeySet(http, settings.fal_jwks_url),
+            downloads=downloads,
+            webhook_secret=SharedSecret("webhook-seal"),
+        )
+
+
+def download_guard(settings: Settings) -> AddressGuard:
+    """Outputs name addresses; only public ones are fetched, and the hosts that the operator named himself."""
+    named = (settings.fal_queue_url, settings.fal_jwks_url, settings.public_url)
+    hosts = frozenset(host for url in named if (host := urlsplit(url).hostname))
+    return AddressGuard(allow_private=settings.allow_private_networks, trusted_hosts=hosts)

@@ -1,0 +1,111 @@
+"""What can be done to a job. The doors and the tasks call these; no other code changes anything.
+
+However news of a job reaches us (a webhook, a status poll, a submit's own answer), it ends in `end`.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+import structlog
+from uuid_utils.compat import uuid7
+
+from service.catalog.base import Lifted
+from service.context import Context
+from service.errors import Conflict, IdempotencyMismatch
+from service.jobs import store
+from service.jobs.facts import Ending, Evidence, NewJob
+from service.jobs.lifecycle import Duty, Event
+from service.jsontext import NotJSON, encode, parse_loosely
+from service.queue import TaskName
+
+log = structlog.get_logger()
+
+CANCELLED = Ending(
+    Event.CANCELLED, 499, encode({"detail": "The job was cancelled."}), "The job was cancelled.", "client_cancelled"
+)
+
+
+def ending(event: Event, status: int, error_type: str, words: str) -> Ending:
+    """An end that we ourselves decide."""
+    return Ending(event, status, encode({"detail": words, "error_type": error_type}), words, error_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    job_id: UUID
+    created: bool
+
+
+def new_job_id() -> UUID:
+    return uuid7()
+
+
+async def register(context: Context, job: NewJob, idempotency_key: str | None = None) -> Registered:
+    """Make the job durable, then wake a worker. Raises IdempotencyMismatch."""
+    if idempotency_key is None:
+        await store.register(context.db, job)
+    else:
+        fingerprint = fingerprint_of(job)
+        while await store.register_once(context.db, job, idempotency_key, fingerprint) is None:
+            known = await store.find_idempotency_key(context.db, job.tenant_id, idempotency_key)
+            if known is None:
+                continue  # It was forgotten between the two statements, so this is a first use again.
+            if known[1] != fingerprint:
+                raise IdempotencyMismatch
+            return Registered(known[0], created=False)
+    context.nudger.nudge(TaskName.SUBMIT)
+    return Registered(job.id, created=True)
+
+
+def fingerprint_of(job: NewJob) -> bytes:
+    """What must be the same for two requests to be one."""
+    asked = replace(job, id=UUID(int=0))
+    return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).digest()
+
+
+async def end(
+    context: Context, job_id: UUID, attempt: int, model: str, ended: Ending, evidence: Evidence
+) -> str:
+    """Settle a job by what was heard of it. Returns the verdict on the news: `applied` settled it."""
+    lifted = lift(context, model, ended)
+    row = await store.settle(context.db, job_id, attempt, ended, evidence, evidence.source, lifted)
+    if row is None:
+        return await store.file_report(context.db, job_id, attempt, evidence, ended)
+    if lifted.files:
+        context.nudger.nudge(TaskName.COPY)
+    return "applied"
+
+
+def lift(context: Context, model: str, ended: Ending) -> Lifted:
+    """Facts out of a completed job's output. An output that is not JSON has none."""
+    if ended.event is not Event.COMPLETED:
+        return Lifted()
+    try:
+        return context.catalog.find(model).lift(parse_loosely(ended.body))
+    except NotJSON:
+        return Lifted()
+
+
+async def cancel(context: Context, job_id: UUID) -> bool:
+    """Ask for a job's end. False: it had ended before."""
+    duty = await store.request_cancel(context.db, job_id)
+    if duty is None:
+        return False
+    if duty is Duty.SUBMIT:
+        await store.close(context.db, job_id, CANCELLED)
+    else:
+        context.nudger.nudge(TaskName.WATCH)
+    return True
+
+
+async def retry(context: Context, job: NewJob, old_status: str, retried_as: UUID | None) -> UUID:
+    """Repeat a job that failed or was cancelled as a new job, once. Raises Conflict."""
+    if old_status not in {"failed", "cancelled"}:
+        raise Conflict(f"Only a failed or cancelled job can be retried; this one is {old_status}.")
+    if retried_as is not None:
+        return retried_as
+    if await store.register_retry(context.db, job) is None:
+        raise Conflict("The job is being retried already.")
+    context.nudger.nudge(TaskName.SUBMIT)
+    return job.id

@@ -1,0 +1,131 @@
+"""Celery as the nudge: a message says "look now" and nothing else; the work itself stands in PostgreSQL.
+
+A message that is lost costs time, until the next sweep, and never work. So messages are acknowledged
+when they are taken, carry no data, and are merged: however many jobs came, one message wakes a task that
+takes them all.
+"""
+
+import threading
+from collections.abc import Callable
+from enum import StrEnum
+from time import monotonic
+
+import structlog
+from celery import Celery
+
+from service.settings import Settings
+
+log = structlog.get_logger()
+
+QUEUE = "roundtrip"
+
+
+class TaskName(StrEnum):
+    SUBMIT = "roundtrip.submit_jobs"
+    WATCH = "roundtrip.watch_jobs"
+    COPY = "roundtrip.copy_files"
+    SWEEP = "roundtrip.sweep"
+    TIDY = "roundtrip.tidy"
+
+
+def build_celery(settings: Settings) -> Celery:
+    """The Celery application, the same in every process. Remote control stays on: without it a worker
+    can stop consuming for good after its broker restarted while it was busy."""
+    app = Celery("roundtrip", broker=settings.require_broker_url(), set_as_current=False)
+    app.conf.update(
+        task_default_queue=QUEUE,
+        task_ignore_result=True,
+        task_serializer="json",
+        accept_content=["json"],
+        task_acks_late=False,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=4,
+        worker_hijack_root_logger=False,
+        worker_soft_shutdown_timeout=20.0,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_connection_timeout=2,
+        broker_heartbeat=10,
+        broker_transport_options=transport_options(settings.require_broker_url()),
+        timezone="UTC",
+    )
+    return app
+
+
+def transport_options(broker_url: str) -> dict[str, object]:
+    match broker_url.partition("://")[0]:
+        case "redis" | "rediss" | "redis+socket":
+            return {
+                "visibility_timeout": 120,
+                "unacked_restore_interval": 5,
+                "unacked_restore_throttle": 1,
+                "socket_connect_timeout": 2,
+                "socket_timeout": 5,
+                "socket_keepalive": True,
+                "health_check_interval": 25,
+            }
+        case "amqp" | "amqps":
+            return {"confirm_publish": True}
+        case _:
+            return {"use_notify": True}
+
+
+class Nudger:
+    """Publishes nudges from a thread of its own, so that no request waits for the broker.
+
+    While one message is on its way, any number of further nudges become one. A broker that is away is
+    noted once; the sweep finds the work.
+    """
+
+    # No more than one message of a kind in this time, however many jobs come.
+    SHORTEST_INTERVAL = 0.005
+
+    def __init__(self, publish: Callable[[TaskName], None]) -> None:
+        self._publish = publish
+        self._wanted: set[TaskName] = set()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="nudger", daemon=True)
+        self._thread.start()
+
+    def nudge(self, name: TaskName) -> None:
+        """Returns at once."""
+        with self._changed:
+            self._wanted.add(name)
+            self._changed.notify()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        away = False
+        while True:
+            with self._changed:
+                while not self._wanted and not self._closing:
+                    self._changed.wait()
+                if not self._wanted:
+                    return
+                names, self._wanted = self._wanted, set()
+            started = monotonic()
+            for name in names:
+                try:
+                    self._publish(name)
+                except Exception as error:  # kombu raises each transport's own classes
+                    if not away:
+                        log.warning("the broker is away; the sweep will find the work", error=repr(error))
+                    away = True
+                else:
+                    away = False
+            with self._changed:
+                if not self._closing:
+                    self._changed.wait_for(
+                        lambda: self._closing, max(0.0, started + self.SHORTEST_INTERVAL - monotonic())
+                    )
+
+
+def open_nudger(settings: Settings) -> Nudger:
+    app = build_celery(settings)
+    return Nudger(lambda name: app.send_task(name.value, queue=QUEUE, ignore_result=True, retry=False) and None)

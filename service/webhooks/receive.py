@@ -1,0 +1,88 @@
+"""The door for providers: verify, settle, answer. 2xx only once the news is durable."""
+
+from time import perf_counter
+from uuid import UUID
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.bodies import read_body
+from service.context import Context
+from service.errors import SignatureRejected, UnsupportedMedia
+from service.jobs import due, operations, store
+from service.jobs.facts import Evidence
+from service.jsontext import encode
+from service.providers.fal import Envelope, Incomplete, Unreadable, ending_of, read_envelope
+from service.providers.signatures import Signed, read_headers
+from service.queue import TaskName
+
+log = structlog.get_logger()
+
+LARGEST_WEBHOOK = 16 * 2**20
+
+
+async def receive_fal(request: Request) -> Response:
+    """A forger learns nothing from the answer: every cause of a refusal looks the same."""
+    started = perf_counter()
+    context: Context = request.state.context
+    if "content-encoding" in request.headers:
+        raise UnsupportedMedia
+    signed = read_headers(request.headers.raw)
+    body = await read_body(request, LARGEST_WEBHOOK)
+    await context.fal_keys.verify(signed, body)
+    job_id, attempt, model = await _address(context, request)
+    if context.settings.fal_user_id not in {None, signed.user_id}:
+        raise SignatureRejected
+    verdict = await _apply(context, job_id, attempt, model, signed, body, started)
+    if verdict not in {"applied", "duplicate"}:
+        log.warning("webhook not applied", job_id=str(job_id), attempt=attempt, verdict=verdict)
+    return Response(encode({"verdict": verdict}), media_type="application/json")
+
+
+async def _address(context: Context, request: Request) -> tuple[UUID, int, str]:
+    """The attempt that the address names, if the seal on it is ours. Raises SignatureRejected."""
+    path = request.path_params
+    try:
+        job_id, attempt = UUID(path["job_id"]), int(path["attempt"])
+    except ValueError:
+        raise SignatureRejected from None
+    sealer = await context.sealer()
+    if not sealer.holds(job_id, attempt, path["model"], path["seal"]):
+        raise SignatureRejected
+    return job_id, attempt, path["model"]
+
+
+async def _apply(
+    context: Context, job_id: UUID, attempt: int, model: str, signed: Signed, body: bytes, started: float
+) -> str:
+    headers = encode(
+        {"request_id": signed.request_id, "user_id": signed.user_id, "timestamp": signed.timestamp}
+        | {"signature": signed.signature}
+    ).decode()
+
+    def evidence(envelope: Envelope | None = None) -> Evidence:
+        return Evidence(
+            "webhook",
+            body,
+            headers,
+            request_id=signed.request_id,
+            gateway_request_id=envelope.gateway_request_id if envelope else None,
+            age=perf_counter() - started,
+        )
+
+    try:
+        envelope = read_envelope(body)
+        if envelope.request_id != signed.request_id:
+            return await store.file_report(context.db, job_id, attempt, evidence(envelope), None, "foreign")
+        ending = ending_of(envelope)
+    except Unreadable:
+        verdict = "unreadable"
+    except Incomplete:
+        verdict = "incomplete"
+    else:
+        return await operations.end(context, job_id, attempt, model, ending, evidence(envelope))
+    filed = await store.file_report(context.db, job_id, attempt, evidence(), None, verdict)
+    if await due.look_now(context.db, job_id, attempt):
+        context.nudger.nudge(TaskName.WATCH)
+    return filed

@@ -52,7 +52,6 @@ class DatabaseAway(Unavailable):
 class Database:
     def __init__(self, pool: "asyncpg.Pool[Row]") -> None:
         self.pool = pool
-        self._dialect = PGDialect_asyncpg()
 
     async def fetch(self, sql: str, *values: Any) -> list[Row]:
         try:
@@ -73,11 +72,26 @@ class Database:
             raise DatabaseAway from error
 
     async def run(self, statement: ClauseElement) -> list[Row]:
-        """Run a SQLAlchemy Core statement."""
+        """Run a SQLAlchemy Core statement that was made for one request."""
+        compiled = Compiled(statement)
+        return await self.fetch(compiled.sql, *compiled.values())
+
+
+class Compiled:
+    """A SQLAlchemy Core statement as asyncpg takes it."""
+
+    _dialect = PGDialect_asyncpg()
+
+    def __init__(self, statement: ClauseElement) -> None:
         compiled = statement.compile(dialect=self._dialect)
-        parameters: dict[str, Any] = compiled.params  # type: ignore[assignment]
-        order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
-        return await self.fetch(str(compiled), *(parameters[name] for name in order))
+        self.sql = str(compiled)
+        self._parameters: dict[str, Any] = dict(compiled.params or {})
+        self._order: Sequence[str] = getattr(compiled, "positiontup", None) or ()
+
+    def values(self, **given: Any) -> list[Any]:
+        """The parameters in their order, `given` in place of those bound by name."""
+        known = {**self._parameters, **given}
+        return [known[name] for name in self._order]
 
 
 @asynccontextmanager

@@ -11,7 +11,6 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
-    ARRAY,
     CheckConstraint,
     Column,
     DateTime,
@@ -32,7 +31,7 @@ from sqlalchemy import (
     func,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from service.jobs.lifecycle import ENDED, LIVE, AttemptState, Duty
 

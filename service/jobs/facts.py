@@ -15,7 +15,7 @@ class NewJob:
     tenant_id: UUID
     model: str
     input: str
-    provider: str = "auto"
+    provider: str = "fal"
     priority: str = "normal"
     webhook_url: str | None = None
     deadline_seconds: float | None = None

@@ -10,9 +10,10 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
+from service.catalog import lift as lift_by_shape
 from service.catalog.base import Lifted
 from service.context import Context
-from service.errors import Conflict, IdempotencyMismatch
+from service.errors import Conflict, IdempotencyMismatch, UnknownModel
 from service.jobs import store
 from service.jobs.facts import Ending, Evidence, NewJob
 from service.jobs.lifecycle import Duty, Event
@@ -82,9 +83,13 @@ def lift(context: Context, model: str, ended: Ending) -> Lifted:
     if ended.event is not Event.COMPLETED:
         return Lifted()
     try:
-        return context.catalog.find(model).lift(parse_loosely(ended.body))
+        output = parse_loosely(ended.body)
     except NotJSON:
         return Lifted()
+    try:
+        return context.catalog.find(model).lift(output)
+    except UnknownModel:  # It left the catalogue while the job was under way.
+        return lift_by_shape(output)
 
 
 async def cancel(context: Context, job_id: UUID) -> bool:

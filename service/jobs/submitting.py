@@ -39,6 +39,7 @@ class Submitter:
 
     async def drain(self) -> None:
         """Submit until nothing is due. When all slots are taken, those who hold them go on instead."""
+        sealer = await self._context.sealer()
         while self._free:
             asked, self._free = self._free, 0
             claims: list[Claim] = []
@@ -46,9 +47,7 @@ class Submitter:
                 claims = await store.claim(self._context.db, asked, self._lease, self._context.fal.name)
             finally:
                 self._free += asked - len(claims)
-            sealer = await self._context.sealer() if claims else None
-            if sealer is not None:
-                await asyncio.gather(*(self._submit(claim, sealer) for claim in claims))
+            await asyncio.gather(*(self._submit(claim, sealer) for claim in claims))
             if len(claims) < asked and not self._turned_away:
                 return
             self._turned_away = False

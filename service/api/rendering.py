@@ -1,0 +1,155 @@
+"""Rows of the record as the replies that clients get."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from service.api.shapes import Attempt, Event, Image, Job, JobError, JobSummary, Links, Mask, Timings
+from service.artifacts.links import FileLinks
+from service.catalog import with_stored_files
+from service.db import Row
+from service.jsontext import NotJSON, Raw, encode, is_json, parse_loosely
+
+
+class Renderer:
+    """Knows the addresses that replies point at."""
+
+    def __init__(self, public_url: str, links: FileLinks) -> None:
+        self._public_url = public_url
+        self._links = links
+
+    def job(self, row: Row) -> Job:
+        files = self._files(row)
+        return Job(
+            **self._summary(row, files),
+            input=Raw(row["input"].encode()),  # type: ignore[arg-type]  # Spliced in as the client sent it.
+            output=self._output(row, files),
+        )
+
+    def summary(self, row: Row) -> JobSummary:
+        return JobSummary(**self._summary(row, self._files(row)))
+
+    def result(self, row: Row) -> bytes:
+        """The body that the job ended with, files at their stored copies."""
+        body: bytes = row["body"]
+        stored = {file["source_url"]: self._url(file) for file in self._files(row) if file["sha256"]}
+        if not stored:
+            return body
+        return json.dumps(with_stored_files(parse_loosely(body), stored), separators=(",", ":")).encode()
+
+    def masks(self, row: Row) -> list[Mask]:
+        return [
+            Mask(
+                label=file["label"],
+                area_fraction=file["area_fraction"],
+                bbox=file["bbox"],
+                **self._file(file),
+            )
+            for file in self._files(row)
+            if file["kind"] == "mask"
+        ]
+
+    def images(self, row: Row) -> list[Image]:
+        return [Image(**self._file(file)) for file in self._files(row) if file["kind"] == "image"]
+
+    def timings(self, row: Row) -> Timings:
+        created, ended = row["created_at"], row["completed_at"]
+        return Timings(
+            queued_seconds=_between(created, row["claimed_at"]),
+            submit_seconds=_between(row["claimed_at"], row["answered_at"]),
+            provider_seconds=_between(row["answered_at"], row["received_at"]),
+            webhook_seconds=_between(row["received_at"], ended),
+            total_seconds=_between(created, ended),
+            model=json.loads(row["model_timings"]) if row["model_timings"] else {},
+        )
+
+    def links(self, job_id: UUID) -> Links:
+        own = f"{self._public_url}/v1/jobs/{job_id}"
+        parts = ("result", "masks", "images", "timings", "attempts", "events", "cancel", "retry", "stream")
+        return Links(self=own, **{part: f"{own}/{part}" for part in parts})
+
+    def _summary(self, row: Row, files: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "request_id": str(row["id"]),
+            "model": row["model"],
+            "status": row["status"],
+            "provider": row["provider"],
+            "provider_request_id": row["provider_request_id"],
+            "priority": row["priority"],
+            "tags": row["tags"],
+            "metadata": Raw(row["metadata"].encode()),
+            "webhook_url": row["webhook_url"],
+            "attempt": row["attempt"],
+            "retry_of": _text(row["retry_of"]),
+            "retried_as": _text(row["retried_as"]),
+            "created_at": row["created_at"],
+            "submitted_at": row["answered_at"] if row["provider_request_id"] else None,
+            "started_at": row["started_at"],
+            "completed_at": row["completed_at"],
+            "deadline_at": row["deadline_at"],
+            "cancel_requested_at": row["cancel_requested_at"],
+            "queue_position": row["queue_position"],
+            "error": _error(row),
+            "masks": self.masks(row),
+            "images": self.images(row),
+            "seed": None if row["seed"] is None else int(row["seed"]),
+            "usage": Raw((row["usage"] or "{}").encode()),
+            "timings": self.timings(row),
+            "links": self.links(row["id"]),
+        }
+
+    def _output(self, row: Row, files: list[dict[str, Any]]) -> Any:
+        if row["status"] != "completed":
+            return None
+        body = self.result(row)
+        if is_json(body):
+            return Raw(body)
+        try:
+            # What strict JSON cannot hold (a lone surrogate, NaN) is replaced here; /result has it untouched.
+            return json.loads(json.dumps(parse_loosely(body)).encode("utf-8", "replace"), parse_constant=str)
+        except NotJSON:
+            return body.decode("utf-8", "replace")
+
+    def _files(self, row: Row) -> list[dict[str, Any]]:
+        files: list[dict[str, Any]] = json.loads(row["files"]) if row["files"] else []
+        return sorted(files, key=lambda file: (file["kind"], file["index"]))
+
+    def _file(self, file: Mapping[str, Any]) -> dict[str, Any]:
+        kept = ("index", "content_type", "file_name", "width", "height", "file_size", "sha256")
+        return {name: file[name] for name in kept} | {"url": self._url(file)}
+
+    def _url(self, file: Mapping[str, Any]) -> str:
+        if not file["sha256"]:
+            return str(file["source_url"])
+        return self._links.url(file["sha256"], file["file_name"] or f"{file['kind']}-{file['index']}")
+
+
+def attempt(row: Row) -> Attempt:
+    return Attempt(**{name: row[name] for name in Attempt.__struct_fields__})
+
+
+def event(row: Row) -> Event:
+    return Event(**{name: row[name] for name in Event.__struct_fields__})
+
+
+def json_of(value: Any) -> bytes:
+    return encode(value)
+
+
+def _error(row: Row) -> JobError | None:
+    if row["error"] is None:
+        return None
+    return JobError(message=row["error"], type=row["error_type"], status=row["http_status"])
+
+
+def _between(start: datetime | None, end: datetime | None) -> float | None:
+    """Seconds, never below zero: an early webhook is received before the submission is answered."""
+    if start is None or end is None:
+        return None
+    return max(0.0, (end - start).total_seconds())
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,262 @@
+"""The one way out over HTTP: httpx's API on aiohttp's connections, and the guard for addresses that strangers name."""
+
+import contextlib
+import ipaddress
+import socket
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+
+import aiohttp
+import httpx
+import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
+from httpx_aiohttp import AiohttpTransport
+
+from service import __version__
+
+MAX_URL_LENGTH = 2048
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+SocketAddress = tuple[int, int, int, str, tuple[str | int, ...]]
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def _networks(names: str) -> tuple[Network, ...]:
+    return tuple(ipaddress.ip_network(name) for name in names.split())
+
+
+# This host and site networks: ROUNDTRIP_ALLOW_PRIVATE_NETWORKS opens these and no others.
+PRIVATE = _networks(
+    """0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 172.16.0.0/12 192.168.0.0/16
+    ::/128 ::1/128 fc00::/7"""
+)
+# Never a place for a client's webhook or a provider's file: link-local (cloud metadata among it), multicast,
+# documentation, benchmarks, relays, reserved. 168.63.129.16 is Azure's host agent on a public-looking address.
+FORBIDDEN = _networks(
+    """168.63.129.16/32 169.254.0.0/16 192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24
+    192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+    2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20"""
+)
+# All of IPv6 that is handed out for the public lies in here, so everything outside needs no list.
+GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+class AddressRefused(OSError):
+    """The guard does not let anybody connect there."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressGuard:
+    """Which addresses may be reached.
+
+    `trusted_hosts` are what the operator configured himself, as `host` or, better, `host:port` (see `authority`);
+    they may resolve to anything.
+    """
+
+    allow_private: bool = False
+    trusted_hosts: frozenset[str] = frozenset()
+
+    def trusts(self, host: str, port: int) -> bool:
+        host = host.lower().rstrip(".")
+        name = f"[{host}]" if ":" in host else host
+        return not self.trusted_hosts.isdisjoint({name, f"{name}:{port}"})
+
+    def allows(self, address: str) -> bool:
+        try:
+            plain = _unwrapped(ipaddress.ip_address(address))
+        except ValueError:
+            return False
+        if any(plain in network for network in PRIVATE):
+            return self.allow_private
+        if plain.version == 6 and plain not in GLOBAL_UNICAST:
+            return False
+        return not any(plain in network for network in FORBIDDEN)
+
+
+def _unwrapped(address: IPAddress) -> IPAddress:
+    """The IPv4 address that a mapped or NAT64 address really leads to; Teredo and 6to4 are forbidden whole."""
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in NAT64:
+            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address
+
+
+def authority(url: str) -> str:
+    """`host:port` of an address, as `AddressGuard.trusted_hosts` takes it."""
+    parsed = yarl.URL(url)
+    host = (parsed.raw_host or "").rstrip(".")
+    return f"[{host}]:{parsed.port}" if ":" in host else f"{host}:{parsed.port}"
+
+
+def check_webhook_url(url: str, allow_private: bool) -> None:
+    """Refuse, in words for the client, what could never be called back; names are resolved only when called."""
+    if len(url) > MAX_URL_LENGTH:
+        raise ValueError(f"must be at most {MAX_URL_LENGTH:,} characters long")
+    if not url.isprintable() or " " in url or "\\" in url:
+        raise ValueError("must not contain spaces, backslashes or control characters")
+    try:
+        parsed = httpx.URL(url)
+        target = yarl.URL(str(parsed))  # as aiohttp will read it
+    except (httpx.InvalidURL, ValueError):
+        raise ValueError("must be a valid address") from None
+    host = (target.raw_host or "").rstrip(".")
+    if target.scheme not in {"http", "https"}:
+        raise ValueError("must be an http or https address")
+    if not host or "%" in host or not target.port:
+        raise ValueError("must name a host")
+    if parsed.userinfo:
+        raise ValueError("must not contain a user name or password")
+    literal = _literal(host)
+    if literal is not None and not AddressGuard(allow_private).allows(literal):
+        raise ValueError("must be reachable from the internet")
+    if not allow_private and (host == "localhost" or host.endswith(".localhost")):
+        raise ValueError("must be reachable from the internet")
+
+
+def _literal(host: str) -> str | None:
+    """The address that a host spells, by the C library's reading too: `2130706433`, `0x7f.1`, `0177.1`."""
+    if ":" in host:
+        return host
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except OSError:
+        return None
+
+
+class GuardedResolver(AbstractResolver):
+    """Resolves once and answers only if every address is allowed, so that what was checked is what is connected."""
+
+    def __init__(self, guard: AddressGuard, resolver: AbstractResolver) -> None:
+        self._guard = guard
+        self._resolver = resolver
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        answers = await self._resolver.resolve(host, port, family)
+        if not answers or not all(self._guard.allows(answer["host"]) for answer in answers):
+            raise AddressRefused(f"{host} leads to an address that is not allowed")
+        return answers
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def guarded_socket(guard: AddressGuard, address: SocketAddress) -> socket.socket:
+    """aiohttp asks no resolver about an IP literal, so the last word is here, where the socket is made."""
+    family, kind, protocol, _, target = address
+    if not guard.allows(str(target[0])):
+        raise AddressRefused("the address is not allowed")
+    return socket.socket(family, kind, protocol)
+
+
+# The mapping of httpx_aiohttp calls a dropped connection ConnectTimeout. Whether a request may have arrived decides
+# if it may be sent again, so: ConnectError and ConnectTimeout only when no connection ever stood.
+_ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
+    (aiohttp.ClientConnectorError, httpx.ConnectError),
+    (aiohttp.ConnectionTimeoutError, httpx.ConnectTimeout),
+    (aiohttp.ServerTimeoutError, httpx.ReadTimeout),
+    (aiohttp.ClientConnectionError, httpx.ReadError),
+    (aiohttp.ClientPayloadError, httpx.ReadError),
+    (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
+    (aiohttp.ClientError, httpx.RemoteProtocolError),
+)
+
+
+@contextlib.contextmanager
+def _honest_errors() -> Iterator[None]:
+    try:
+        yield
+    except (httpx.TransportError, aiohttp.ClientError) as error:
+        cause = error.__cause__ if isinstance(error, httpx.TransportError) else error
+        for kind, honest in _ERRORS:
+            if isinstance(cause, kind):
+                raise honest(str(cause) or kind.__name__) from cause
+        raise
+
+
+class _Body(httpx.AsyncByteStream):
+    def __init__(self, stream: httpx.AsyncByteStream) -> None:
+        self._stream = stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _honest_errors():
+            async for chunk in self._stream:
+                yield chunk
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+class _Transport(AiohttpTransport):
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        with _honest_errors():
+            response = await super().handle_async_request(request)
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        response.stream = _Body(response.stream)
+        return response
+
+
+class _GuardedTransport(httpx.AsyncBaseTransport):
+    """Two pools, so that a connection to a trusted host is never lent to anybody else."""
+
+    def __init__(self, guard: AddressGuard, trusted: _Transport, guarded: _Transport) -> None:
+        self._guard = guard
+        self._trusted = trusted
+        self._guarded = guarded
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            url = yarl.URL(str(request.url))  # read as aiohttp will read it, not as httpx did
+        except ValueError as error:
+            raise httpx.UnsupportedProtocol(str(error)) from error
+        trusted = self._guard.trusts(url.raw_host or "", url.port or 0)
+        return await (self._trusted if trusted else self._guarded).handle_async_request(request)
+
+    async def aclose(self) -> None:
+        await self._trusted.aclose()
+        await self._guarded.aclose()
+
+
+def open_http(
+    *,
+    guard: AddressGuard | None,
+    resolver: AbstractResolver | None = None,
+    connect_seconds: float = 10.0,
+    read_seconds: float = 30.0,
+    max_connections: int = 100,
+    keepalive_seconds: float = 30.0,
+) -> httpx.AsyncClient:
+    """A client for the operator's own addresses (no guard) or for strangers' (a guard); close it when done."""
+    tls = httpx.create_ssl_context(trust_env=False)
+    tls.load_default_certs()
+
+    def session(guard: AddressGuard | None) -> aiohttp.ClientSession:
+        names = resolver or aiohttp.ThreadedResolver()
+        connector = aiohttp.TCPConnector(
+            resolver=GuardedResolver(guard, names) if guard else names,
+            socket_factory=partial(guarded_socket, guard) if guard else None,
+            ssl=tls,
+            limit=max_connections,
+            keepalive_timeout=keepalive_seconds,
+        )
+        return aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+
+    def transport(guard: AddressGuard | None) -> _Transport:
+        return _Transport(verify=tls, client=partial(session, guard))
+
+    return httpx.AsyncClient(
+        transport=_GuardedTransport(guard, transport(None), transport(guard)) if guard else transport(None),
+        # aiohttp's time for a connection from its pool includes making it, so that limit is the connect limit.
+        timeout=httpx.Timeout(read_seconds, connect=connect_seconds, pool=connect_seconds),
+        headers={"User-Agent": f"roundtrip/{__version__}", "Accept-Encoding": "identity"},
+        cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+        follow_redirects=False,
+        trust_env=False,
+    )

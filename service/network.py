@@ -149,7 +149,7 @@ class GuardedResolver(AbstractResolver):
 
 
 def guarded_socket(guard: AddressGuard, address: SocketAddress) -> socket.socket:
-    """aiohttp asks no resolver about an IP literal, so the last word is here, where the socket is made."""
+    """The last word, where the socket is made: about an IP literal aiohttp asks no resolver."""
     family, kind, protocol, _, target = address
     if not guard.allows(str(target[0])):
         raise AddressRefused("the address is not allowed")
@@ -196,6 +196,8 @@ class _Body(httpx.AsyncByteStream):
 
 class _Transport(AiohttpTransport):
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.userinfo:  # httpx made a header of it, and aiohttp will not have both
+            request.url = request.url.copy_with(userinfo=b"")
         with _honest_errors():
             response = await super().handle_async_request(request)
         assert isinstance(response.stream, httpx.AsyncByteStream)

@@ -49,10 +49,18 @@ def measure(picture: Image.Image, small: Image.Image) -> Measures:
         height=picture.height,
         brightness=light.mean[0] / 255,
         contrast=light.stddev[0] / 255,
-        edges=ImageStat.Stat(grey.filter(ImageFilter.FIND_EDGES)).mean[0],
+        edges=_edge_strength(grey),
         colours=tuple(grid.colour_shares()),
         regions=tuple((region.label, region.share) for region in find_regions(grid, small)),
     )
+
+
+def _edge_strength(grey: Image.Image) -> float:
+    width, height = grey.size
+    if min(width, height) < 3:
+        return 0.0
+    inner = (1, 1, width - 1, height - 1)  # Pillow leaves the outermost pixels as they were
+    return ImageStat.Stat(grey.filter(ImageFilter.FIND_EDGES).crop(inner)).mean[0]
 
 
 def _fit(picture: Image.Image) -> tuple[int, int]:

@@ -1,0 +1,49 @@
+"""Is it alive, is it ready, and how much is going on."""
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service import __version__
+from service.api.requests import answer
+from service.context import Context
+from service.errors import Unavailable
+from service.migrate import head
+
+
+async def show_health(request: Request) -> Response:
+    """The process answers; it says nothing of the parts that it needs."""
+    return answer({"status": "ok", "version": __version__})
+
+
+async def show_readiness(request: Request) -> Response:
+    """503 while the database is away or its schema is not this version's."""
+    context: Context = request.state.context
+    row = await context.db.fetchrow("SELECT to_regclass('alembic_version') IS NOT NULL AS migrated")
+    found = None
+    if row is not None and row["migrated"]:
+        version = await context.db.fetchrow("SELECT version_num FROM alembic_version")
+        found = version["version_num"] if version else None
+    if found != head():
+        raise Unavailable(f"The schema is at {found}, this version needs {head()}: run `roundtrip migrate`.")
+    return answer({"status": "ready", "schema": found})
+
+
+async def show_metrics(request: Request) -> Response:
+    """Prometheus figures of the work in hand, read from the record."""
+    context: Context = request.state.context
+    registry = CollectorRegistry()
+    live = Gauge("roundtrip_live_jobs", "Jobs that have not ended.", ["status"], registry=registry)
+    oldest = Gauge("roundtrip_oldest_live_job_seconds", "Age of the oldest of them.", registry=registry)
+    copies = Gauge("roundtrip_owed_copies", "Files whose copy is not stored yet.", registry=registry)
+    for row in await context.db.fetch("SELECT status, count(*) AS jobs FROM live_jobs GROUP BY status"):
+        live.labels(row["status"]).set(row["jobs"])
+    ages = await context.db.fetchrow(
+        "SELECT (SELECT coalesce(extract(epoch FROM now() - min(jobs.created_at)), 0)::float8"
+        " FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id) AS oldest,"
+        " (SELECT count(*) FROM copies) AS copies"
+    )
+    if ages is not None:
+        oldest.set(ages["oldest"])
+        copies.set(ages["copies"])
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

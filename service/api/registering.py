@@ -1,0 +1,132 @@
+"""POST /v1/jobs, one and many, and a job's retry."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.bodies import read_body
+from service.api.requests import RawJob, answer, authenticate, fit, read_job, read_json
+from service.api.shapes import JobRequest
+from service.catalog import check_content, check_input
+from service.context import Context
+from service.errors import Invalid, NotFound, ServiceError
+from service.jobs import operations, reads
+from service.jobs.facts import NewJob
+from service.keys import Caller
+from service.network import check_webhook_url
+
+LARGEST_REQUEST = 25 * 2**20
+LARGEST_BATCH = 1_000
+LARGEST_METADATA = 16 * 2**10
+LONGEST_KEY = 255
+
+
+async def register_job(request: Request) -> Response:
+    """202 with the job; 200 when the Idempotency-Key had made it before."""
+    caller = await authenticate(request, "submit")
+    key = idempotency_key(request)
+    body = await read_body(request, LARGEST_REQUEST)
+    value = read_json(request, body)
+    job = read_new_job(request.state.context, caller, value, body, ("body",))
+    registered = await operations.register(request.state.context, job, key)
+    return await show_registered(request, caller, registered.job_id, 202 if registered.created else 200)
+
+
+async def register_batch(request: Request) -> Response:
+    """Each job is accepted or refused in its place: `{"jobs": [{"status": 202, "job"} | {"status": 422, "error"}]}`."""
+    caller = await authenticate(request, "submit")
+    key = idempotency_key(request)
+    body = await read_body(request, LARGEST_REQUEST)
+    value = read_json(request, body)
+    listed = value.get("jobs") if isinstance(value, dict) else None
+    if not isinstance(listed, list) or not 1 <= len(listed) <= LARGEST_BATCH:
+        raise Invalid.at("body", "jobs", msg=f"Must be a list of 1 to {LARGEST_BATCH} jobs.", kind="list_type")
+    if value.keys() - {"jobs"}:
+        raise Invalid.at("body", sorted(value.keys() - {"jobs"})[0], msg="Unknown field.", kind="extra_forbidden")
+    raw = msgspec.json.decode(body, type=dict[str, list[msgspec.Raw]])["jobs"]
+    entries = [
+        await _register_one(request, caller, each, bytes(part), index, f"{key}#{index}" if key else None)
+        for index, (each, part) in enumerate(zip(listed, raw, strict=True))
+    ]
+    return answer({"jobs": entries}, 202)
+
+
+async def _register_one(
+    request: Request, caller: Caller, value: Any, body: bytes, index: int, key: str | None
+) -> dict[str, Any]:
+    context: Context = request.state.context
+    try:
+        job = read_new_job(context, caller, value, body, ("body", "jobs", index))
+        registered = await operations.register(context, job, key)
+    except ServiceError as error:
+        return {"status": error.status, "error": error.body()}
+    row = await reads.get(context.db, caller.tenant_id, registered.job_id)
+    status = 202 if registered.created else 200
+    return {"status": status, "job": request.state.renderer.job(row)} if row else {"status": status}
+
+
+def read_new_job(
+    context: Context, caller: Caller, value: Any, body: bytes, loc: tuple[str | int, ...]
+) -> NewJob:
+    """A request as a job that can be kept. Raises UnknownModel or Invalid; `loc` is where it stands."""
+    asked = fit(JobRequest, value, *loc)
+    check_input(context.catalog.find(asked.model), asked.input, (*loc, "input"))
+    raw = msgspec.json.decode(body, type=RawJob)
+    if asked.webhook_url is not None:
+        try:
+            check_webhook_url(asked.webhook_url, context.settings.allow_private_networks)
+        except ValueError as error:
+            raise Invalid.at(*loc, "webhook_url", msg=str(error), kind="url_parsing") from None
+    check_content(asked.metadata, (*loc, "metadata"))
+    if len(bytes(raw.metadata)) > LARGEST_METADATA:
+        raise Invalid.at(*loc, "metadata", msg=f"May have at most {LARGEST_METADATA:,} bytes.", kind="too_long")
+    return NewJob(
+        id=operations.new_job_id(),
+        tenant_id=caller.tenant_id,
+        model=asked.model,
+        input=bytes(raw.input).decode(),
+        provider=context.fal.name,
+        priority=asked.priority,
+        webhook_url=asked.webhook_url,
+        deadline_seconds=asked.deadline_seconds,
+        metadata=bytes(raw.metadata).decode() if asked.metadata else "{}",
+        tags=asked.tags,
+    )
+
+
+def idempotency_key(request: Request) -> str | None:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not (1 <= len(key) <= LONGEST_KEY and key.isprintable()):
+        raise Invalid.at("header", "idempotency-key", msg=f"Must be 1 to {LONGEST_KEY} printable characters.")
+    return key
+
+
+async def show_registered(request: Request, caller: Caller, job_id: UUID, status: int) -> Response:
+    context: Context = request.state.context
+    row = await reads.get(context.db, caller.tenant_id, job_id)
+    if row is None:
+        raise NotFound("The job was deleted.")
+    return answer(request.state.renderer.job(row), status, request_id=job_id)
+
+
+async def retry_job(request: Request) -> Response:
+    """Repeat a failed or cancelled job as a new one, once: 202 with the new job, 200 when it was made before."""
+    caller = await authenticate(request, "submit")
+    old = await read_job(request, caller)
+    job = NewJob(
+        id=operations.new_job_id(),
+        tenant_id=caller.tenant_id,
+        model=old["model"],
+        input=old["input"],
+        provider=old["provider"],
+        priority=old["priority"],
+        webhook_url=old["webhook_url"],
+        metadata=old["metadata"],
+        tags=old["tags"],
+        retry_of=old["id"],
+    )
+    made = await operations.retry(request.state.context, job, old["status"], old["retried_as"])
+    return await show_registered(request, caller, made, 202 if made == job.id else 200)

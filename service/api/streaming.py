@@ -1,0 +1,44 @@
+"""A job's changes as server-sent events."""
+
+from collections.abc import AsyncGenerator
+from uuid import UUID
+
+from starlette.requests import Request
+
+from service.api import rendering
+from service.context import Context
+from service.jobs import reads
+from service.jobs.lifecycle import LIVE
+from service.jobs.waiting import Waiting, wait_for
+from service.jsontext import encode
+from service.keys import Caller
+
+LONGEST_STREAM_SECONDS = 3_600.0
+PING_EVERY = 15
+
+
+async def events(request: Request, caller: Caller, job_id: UUID, seen: int) -> AsyncGenerator[bytes]:
+    """Each event of the job's history once, in order, then `end` with the job itself."""
+    context: Context = request.state.context
+    waiting: Waiting = request.state.waiting
+    quiet = 0
+    async with waiting.on(job_id, LONGEST_STREAM_SECONDS) as changed:
+        while not await request.is_disconnected():
+            # The job is read before its history, so that an end is never told before its event.
+            row = await reads.get(context.db, caller.tenant_id, job_id)
+            for event in await reads.events_of(context.db, job_id):
+                if event["id"] > seen:
+                    seen, quiet = event["id"], 0
+                    yield _line(event["event"], rendering.event(event), seen)
+            if row is None or row["status"] not in LIVE:
+                if row is not None:
+                    yield _line("end", request.state.renderer.job(row), seen)
+                return
+            quiet += 1
+            if quiet % PING_EVERY == 0:
+                yield b": ping\n\n"
+            await wait_for(changed, LONGEST_STREAM_SECONDS)
+
+
+def _line(name: str, data: object, number: int) -> bytes:
+    return b"id: %d\nevent: %s\ndata: %s\n\n" % (number, name.encode(), encode(data))

@@ -1,0 +1,110 @@
+"""The whole application on one page: the URL map, the errors and what is opened at the start."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+
+from service.api import files, health, jobs, models, openapi, registering
+from service.api.rendering import Renderer
+from service.api.requests import State, answer
+from service.artifacts.links import FileLinks
+from service.context import open_context
+from service.dashboard import views
+from service.errors import NotFound, ServiceError
+from service.jobs.waiting import Waiting
+from service.keys import KeyRing
+from service.secrets import SharedSecret
+from service.settings import Settings
+from service.webhooks.receive import receive_fal
+
+log = structlog.get_logger()
+
+job_routes = [
+    Route("/", jobs.show_job),
+    Route("/result", jobs.show_result),
+    Route("/masks", jobs.show_masks),
+    Route("/masks/{index:int}", jobs.show_mask),
+    Route("/images", jobs.show_images),
+    Route("/images/{index:int}", jobs.show_image),
+    Route("/timings", jobs.show_timings),
+    Route("/attempts", jobs.show_attempts),
+    Route("/events", jobs.show_events),
+    Route("/stream", jobs.stream_job),
+    Route("/cancel", jobs.cancel_job, methods=["POST"]),
+    Route("/retry", registering.retry_job, methods=["POST"]),
+]
+
+routes = [
+    Route("/v1/jobs", registering.register_job, methods=["POST"]),
+    Route("/v1/jobs", jobs.list_jobs),
+    Route("/v1/jobs/batch", registering.register_batch, methods=["POST"]),
+    Route("/v1/jobs/{request_id}", jobs.show_job),
+    Mount("/v1/jobs/{request_id}", routes=job_routes),
+    Route("/v1/models", models.list_models),
+    Route("/v1/models/{model:path}", models.show_model),
+    Route("/v1/files", files.upload_file, methods=["POST"]),
+    Route("/files/{token}/{name}", files.serve_file),
+    Route("/webhooks/fal/{job_id}/{attempt}/{seal}/{model:path}", receive_fal, methods=["POST"]),
+    Route("/dashboard", views.show_overview),
+    Route("/openapi.json", openapi.show_document),
+    Route("/healthz", health.show_health),
+    Route("/readyz", health.show_readiness),
+    Route("/metrics", health.show_metrics),
+]
+
+
+async def on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    response = answer(error.body(), error.status, request_id=error.request_id or request.path_params.get("request_id"))
+    response.headers.update(error.headers)
+    response.headers["x-fal-error-type"] = error.error_type
+    if error.status in {429, 503}:
+        response.headers.setdefault("retry-after", "1")
+    return response
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own: no such path, no such method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return await on_service_error(request, NotFound())
+    body = {"detail": error.detail, "error_type": "bad_request", "message": error.detail}
+    response = answer(body, error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    log.error("unexpected error", path=request.url.path, exc_info=error)
+    return answer(ServiceError().body(), 500)
+
+
+def create_app(settings: Settings) -> Starlette:
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncGenerator[State]:
+        async with open_context(settings) as context:
+            waiting = Waiting(context.db)
+            listening = asyncio.create_task(waiting.listen(settings.require_database_url()))
+            secret = await SharedSecret("file-links").get(context.db)
+            yield State(
+                context=context,
+                keys=KeyRing(context.db),
+                renderer=Renderer(settings.public_url, FileLinks(secret, settings.public_url)),
+                waiting=waiting,
+            )
+            listening.cancel()
+            with suppress(asyncio.CancelledError):
+                await listening
+
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={ServiceError: on_service_error, HTTPException: on_http_error, Exception: on_bug},
+    )

@@ -1,0 +1,114 @@
+"""Statements about files: which copies are owed, and what came of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from service.db import Database
+
+
+@dataclass(frozen=True, slots=True)
+class OwedCopy:
+    """A file named in an output whose copy is not stored yet."""
+
+    job_id: UUID
+    kind: str
+    index: int
+    source_url: str
+    tries: int
+
+
+_TAKE = """
+WITH picked AS (
+    SELECT job_id, kind, index FROM copies WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+), taken AS (
+    UPDATE copies SET tries = copies.tries + 1, due_at = now() + make_interval(secs => $2)
+    FROM picked
+    WHERE copies.job_id = picked.job_id AND copies.kind = picked.kind AND copies.index = picked.index
+    RETURNING copies.*
+)
+SELECT taken.job_id, taken.kind, taken.index, artifacts.source_url, taken.tries
+FROM taken JOIN artifacts USING (job_id, kind, index)
+"""
+
+
+async def take_owed(db: Database, limit: int, lease_seconds: float) -> list[OwedCopy]:
+    """Take copies to make now; one that is not recorded in time is owed to somebody else again."""
+    return [OwedCopy(**dict(row)) for row in await db.fetch(_TAKE, limit, lease_seconds)]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A stored copy and what was measured in it. Sizes in bytes and pixels; `bbox` half open."""
+
+    sha256: str
+    size: int
+    content_type: str
+    width: int | None = None
+    height: int | None = None
+    area_fraction: float | None = None
+    bbox: Sequence[int] | None = None
+
+
+_STORED = """
+WITH blob AS (
+    INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
+), done AS (
+    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3
+)
+UPDATE artifacts
+SET sha256 = $4, content_type = $6, file_size = $5, width = coalesce($7, width), height = coalesce($8, height),
+    area_fraction = $9, bbox = $10, copy_error = NULL, stored_at = clock_timestamp()
+WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL
+"""
+
+
+async def record_copy(db: Database, owed: OwedCopy, copy: Measured) -> None:
+    """What was measured takes the place of what the provider claimed."""
+    await db.execute(
+        _STORED,
+        owed.job_id,
+        owed.kind,
+        owed.index,
+        copy.sha256,
+        copy.size,
+        copy.content_type,
+        copy.width,
+        copy.height,
+        copy.area_fraction,
+        list(copy.bbox) if copy.bbox else None,
+    )
+
+
+_FAILED = """
+WITH again AS (
+    UPDATE copies SET due_at = now() + make_interval(secs => $5)
+    WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NOT NULL
+), given_up AS (
+    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NULL
+)
+UPDATE artifacts SET copy_error = $4 WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL
+"""
+
+
+async def record_failure(db: Database, owed: OwedCopy, reason: str, again_in: float | None) -> None:
+    """Say why the copy failed, and when it is tried again: never, when `again_in` is None."""
+    await db.execute(_FAILED, owed.job_id, owed.kind, owed.index, reason, again_in)
+
+
+async def type_of(db: Database, sha256: str) -> tuple[str, int] | None:
+    """Content type and size in bytes of a stored file."""
+    row = await db.fetchrow("SELECT content_type, size FROM blobs WHERE sha256 = $1", sha256)
+    return (row["content_type"], row["size"]) if row else None
+
+
+async def record_upload(db: Database, upload: Measured) -> None:
+    await db.execute(
+        "INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($1, $2, $3, $4, $5)"
+        " ON CONFLICT DO NOTHING",
+        upload.sha256,
+        upload.size,
+        upload.content_type,
+        upload.width,
+        upload.height,
+    )

@@ -1,0 +1,178 @@
+"""Blobs under the SHA-256 of what they hold, on a disk or in a bucket: written whole or not at all."""
+
+import asyncio
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import obstore
+from obstore.store import LocalStore, ObjectStore, from_url
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+
+CHUNK_BYTES = 256 * 1024
+ABANDONED_SECONDS = 3600
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class TooLarge(Exception):
+    """More bytes came than were allowed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled(Stored):
+    """A whole file that is not in the store yet, at a path where it can be looked at."""
+
+    path: Path
+
+
+class Storage:
+    """Reads go through obstore everywhere; it does not fsync, so on a disk the writing is done by hand."""
+
+    def __init__(self, store: ObjectStore, spool: Path, root: Path | None = None) -> None:
+        self._store = store
+        self._spool = spool
+        self._root = root
+
+    @classmethod
+    def open(cls, url: str) -> "Storage":
+        parts = urlsplit(url)
+        if parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.strip("/"):
+            root = Path(url2pathname(parts.path))
+            spool = root / "spool"
+            spool.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(spool)
+            return cls(LocalStore(root), spool, root)
+        if parts.scheme == "s3" and parts.netloc:
+            return cls(from_url(url), Path(tempfile.gettempdir()))
+        raise ValueError("must be a file:/// or s3:// address")
+
+    async def put(self, chunks: AsyncIterator[bytes], max_bytes: int) -> Stored:
+        async with self.spool(chunks, max_bytes) as file:
+            return await self.keep(file)
+
+    @asynccontextmanager
+    async def spool(self, chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[Spooled]:
+        """Receive a file to look at; it is gone afterwards, unless it was kept."""
+        digest, size = hashlib.sha256(), 0
+        with _part(self._spool) as file:
+            async with aclosing(_batches(chunks)) as batches:
+                async for batch in batches:
+                    size += len(batch)
+                    if size > max_bytes:
+                        raise TooLarge(f"more than {max_bytes:,} bytes")
+                    digest.update(batch)
+                    await asyncio.to_thread(file.write, batch)
+            await asyncio.to_thread(file.flush)
+            yield Spooled(digest.hexdigest(), size, Path(file.name))
+
+    async def keep(self, file: Spooled) -> Stored:
+        if self._root is not None:
+            await asyncio.to_thread(_publish, file.path, self._root, _key(file.sha256))
+        elif not await self.exists(file.sha256):
+            await obstore.put_async(self._store, _key(file.sha256), file.path, max_concurrency=2)
+        return Stored(file.sha256, file.size)
+
+    async def exists(self, sha256: str) -> bool:
+        try:
+            await self.size(sha256)
+        except FileNotFoundError:
+            return False
+        return True
+
+    async def size(self, sha256: str) -> int:
+        meta = await obstore.head_async(self._store, _key(sha256))
+        return meta["size"]
+
+    async def read(self, sha256: str, start: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Open a blob, or bytes start to end of it; raises FileNotFoundError before the first byte."""
+        if end is not None and start >= end:
+            await self.size(sha256)
+            return _nothing()
+        options: GetOptions = {}
+        if end is not None:
+            options["range"] = (start, end)
+        elif start:
+            options["range"] = {"offset": start}
+        blob = await obstore.get_async(self._store, _key(sha256), options=options)
+        return blob.stream(min_chunk_size=CHUNK_BYTES)
+
+
+def _key(sha256: str) -> str:
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError("not a SHA-256 in lower-case hex")
+    return f"{sha256[:2]}/{sha256}"
+
+
+@contextmanager
+def _part(folder: Path) -> Iterator[IO[bytes]]:
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+        try:
+            yield file
+        finally:
+            Path(file.name).unlink(missing_ok=True)
+
+
+def _publish(part: Path, root: Path, key: str) -> None:
+    """First the bytes reach the disk, then the name appears, then the folders that hold the name reach the disk."""
+    blob = root / key
+    blob.parent.mkdir(exist_ok=True)
+    _fsync(part)
+    part.replace(blob)
+    _fsync(blob.parent)
+    _fsync(root)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(spool: Path) -> None:
+    """Delete what killed processes left behind; no upload lasts as long as this."""
+    for part in spool.glob("*.part"):
+        try:
+            if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+                part.unlink()
+        except FileNotFoundError:
+            continue  # another process was quicker
+
+
+async def _batches(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
+    """Join small chunks, so that each trip to a thread is worth it, and end the source with us."""
+    try:
+        waiting = bytearray()
+        async for chunk in chunks:
+            waiting += chunk
+            if len(waiting) >= CHUNK_BYTES:
+                yield bytes(waiting)
+                waiting.clear()
+        if waiting:
+            yield bytes(waiting)
+    finally:
+        if isinstance(chunks, AsyncGenerator):
+            await chunks.aclose()
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield

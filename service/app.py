@@ -53,6 +53,7 @@ routes = [
     Route("/files/{token}/{name}", files.serve_file),
     Route("/webhooks/fal/{job_id}/{attempt}/{seal}/{model:path}", receive_fal, methods=["POST"]),
     Route("/dashboard", views.show_overview),
+    Route("/dashboard/overview.css", views.show_style),
     Route("/openapi.json", openapi.show_document),
     Route("/healthz", health.show_health),
     Route("/readyz", health.show_readiness),
@@ -92,11 +93,12 @@ def create_app(settings: Settings) -> Starlette:
         async with open_context(settings) as context:
             waiting = Waiting(context.db)
             listening = asyncio.create_task(waiting.listen(settings.require_database_url()))
-            secret = await SharedSecret("file-links").get(context.db)
+            links = FileLinks(await SharedSecret("file-links").get(context.db), settings.public_url)
             yield State(
                 context=context,
                 keys=KeyRing(context.db),
-                renderer=Renderer(settings.public_url, FileLinks(secret, settings.public_url)),
+                renderer=Renderer(settings.public_url, links),
+                links=links,
                 waiting=waiting,
             )
             listening.cancel()

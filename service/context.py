@@ -19,6 +19,11 @@ from service.secrets import SharedSecret
 from service.settings import Settings
 
 
+# Shorter than the five seconds after which common servers close an idle connection: a submission that is
+# written into a closing connection is lost without an answer.
+FAL_KEEPALIVE_SECONDS = 4.0
+
+
 @dataclass(frozen=True)
 class Context:
     settings: Settings
@@ -39,7 +44,7 @@ class Context:
 async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGenerator[Context]:
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_database(settings.require_database_url(), max_size=connections))
-        http = await stack.enter_async_context(open_http(guard=None))
+        http = await stack.enter_async_context(open_http(guard=None, keepalive_seconds=FAL_KEEPALIVE_SECONDS))
         downloads = await stack.enter_async_context(open_http(guard=download_guard(settings)))
         nudger = open_nudger(settings)
         stack.callback(nudger.close)

@@ -34,7 +34,7 @@ class ServiceError(Exception):
         headers: dict[str, str] | None = None,
     ) -> None:
         self.message = message or type(self).message
-        self.detail = self.message if detail is None else detail
+        self.detail: Any = self.message if detail is None else detail
         self.request_id = request_id
         self.headers = headers or {}
         super().__init__(self.message)

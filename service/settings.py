@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -48,10 +48,11 @@ def _broker_url(value: str) -> str:
 
 
 def _model_ids(value: object) -> object:
-    return tuple(part for part in value.replace(",", " ").split() if part) if isinstance(value, str) else value
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
+ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$", max_length=200)]
 
 DEFAULT_FAL_QUEUE_URL = "https://queue.fal.run"
 DEFAULT_FAL_JWKS_URL = "https://rest.fal.ai/.well-known/jwks.json"
@@ -72,7 +73,7 @@ class Settings(BaseSettings):
     artifacts_url: str | None = None
     admin_key: Annotated[SecretStr, AfterValidator(_admin_key)] | None = None
     allow_private_networks: bool = False
-    models: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_model_ids)] = ()
+    models: Annotated[tuple[ModelId, ...], NoDecode, BeforeValidator(_model_ids)] = ()
     data: Path = Path(".roundtrip")
 
     submit_timeout_seconds: float = Field(default=15, gt=0)

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.rendering import Renderer
+from service.artifacts.links import FileLinks
 from service.context import Context
 from service.db import Row
 from service.errors import BadRequest, Forbidden, Invalid, NotFound, UnsupportedMedia
@@ -27,6 +28,7 @@ class State(TypedDict):
     context: Context
     keys: KeyRing
     renderer: Renderer
+    links: FileLinks
     waiting: Waiting
 
 

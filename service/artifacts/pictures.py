@@ -6,6 +6,7 @@ The child runs this file itself, alone: it imports nothing of the service and in
 import asyncio
 import json
 import resource
+import signal
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ MAX_PIXELS = 40_000_000
 MEMORY_BYTES = 1 << 30
 CPU_SECONDS = 10
 WALL_SECONDS = 20
+REFUSED = 3
 LUMINOUS = 128
 OCTETS = "application/octet-stream"
 PICTURES = {
@@ -90,18 +92,69 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 def _mask_plane(image: Image.Image) -> Image.Image:
-    """One byte a pixel: the luminance, or the alpha channel where only that one tells pixels apart."""
+    """One byte a pixel: the luminance, or the alpha channel where that alone tells pixels apart."""
     if image.mode.startswith("I"):
-        image = image.convert("I").point([value >> 8 for value in range(65536)], "L")
-    elif image.has_transparency_data:
+        return image.convert("I").point([value >> 8 for value in range(1 << 16)], "L")
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         *colours, alpha = image.split()
-        if alpha.getextrema() != (255, 255) and all(low == high for low, high in map(_extrema, colours)):
+        if all(map(_is_flat, colours)) and alpha.getextrema() != (255, 255):
             return alpha
-    if image.mode != "L":
-        image = image.convert("RGB").convert("L")
-    return image
+    return image if image.mode == "L" else image.convert("RGB").convert("L")
+
+
+def _is_flat(band: Image.Image) -> bool:
+    low, high = band.getextrema()
+    return low == high
+
+
+def _sniffed(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(32)
+    return next((kind for offset, magic, kind in OTHERS if head.startswith(magic, offset)), OCTETS)
 
 
 async def measure_in_child(path: Path, mask: bool) -> tuple[Picture, Mask | None]:
-    """Measure a file that a stranger made; raises PictureRefused."""
+    """Measure a file that a stranger made; the mask is None unless asked for and a picture. Raises PictureRefused."""
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", __file__, "mask" if mask else "picture", str(path)),
+        env={},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(WALL_SECONDS):
+            said, complaint = await child.communicate()
+    except TimeoutError:
+        raise PictureRefused(f"not decoded within {WALL_SECONDS} seconds") from None
+    finally:
+        if child.returncode is None:
+            child.kill()
+            await child.wait()
+    if child.returncode:
+        reason = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+        if child.returncode in {REFUSED, -signal.SIGKILL, -signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT}:
+            raise PictureRefused(reason or f"the decoder died of signal {-child.returncode}")
+        raise RuntimeError(f"the picture decoder could not run: {reason}")
+    found = json.loads(said)
+    area = found["mask"]
+    return Picture(**found["picture"]), area and Mask(area["area_fraction"], area["bbox"] and tuple(area["bbox"]))
+
+
+def main(kind: str, path: Path) -> None:
+    if sys.platform == "linux":  # elsewhere RLIMIT_AS cannot be set this low
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        picture = measure(path)
+        mask = measure_mask(path) if kind == "mask" and picture.width is not None else None
+    except Exception as error:  # a decoder fed by a stranger may raise anything; here is where that ends
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
+    print(json.dumps({"picture": asdict(picture), "mask": mask and asdict(mask)}))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))

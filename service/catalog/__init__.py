@@ -10,7 +10,7 @@ from types import ModuleType
 from service.catalog.base import Lifted, LiftedFile, Model
 from service.catalog.lifting import lift
 from service.catalog.rewriting import with_stored_files
-from service.catalog.validation import check_input
+from service.catalog.validation import check_content, check_input
 from service.errors import UnknownModel
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LiftedFile",
     "Model",
     "all_models",
+    "check_content",
     "check_input",
     "discover",
     "lift",

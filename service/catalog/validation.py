@@ -20,7 +20,7 @@ def check_input(model: Model, value: Any, loc: Location = ("body", "input")) -> 
     """Raises Invalid. `value` is parsed JSON, found at `loc` of the request."""
     if not isinstance(value, dict):
         raise _invalid(loc, "Input should be an object", "dict_type")
-    _check_content(value, loc)
+    check_content(value, loc)
     if model.Input is None:
         return
     try:
@@ -32,7 +32,7 @@ def check_input(model: Model, value: Any, loc: Location = ("body", "input")) -> 
         ) from None
 
 
-def _check_content(container: dict[str, Any] | list[Any], loc: Location, depth: int = 1) -> None:
+def check_content(container: dict[str, Any] | list[Any], loc: Location, depth: int = 1) -> None:
     """Refuse, at any depth and also in fields that no schema knows, what JSON or PostgreSQL cannot hold."""
     if depth > MAX_DEPTH:
         raise _invalid(loc, f"Input should be nested at most {MAX_DEPTH} levels deep", "too_deep")
@@ -43,7 +43,7 @@ def _check_content(container: dict[str, Any] | list[Any], loc: Location, depth: 
             if not is_storable(value):
                 raise _invalid((*loc, key), "Input should hold neither NUL nor lone surrogates", "string_unicode")
         elif isinstance(value, (dict, list)):
-            _check_content(value, (*loc, key), depth + 1)
+            check_content(value, (*loc, key), depth + 1)
         elif isinstance(value, float) and not isfinite(value):
             raise _invalid((*loc, key), "Input should be a finite number", "finite_number")
 

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-import msgspec
-
 from service.catalog.base import Lifted
 from service.db import Database, Row
 from service.jobs.facts import Answer, Claim, Due, Ending, Evidence, NewJob
-from service.jobs.lifecycle import MOVES, AttemptState, Duty, Event, Status
+from service.jobs.lifecycle import MOVES, AttemptState, Duty, Event
+from service.jsontext import encode
 
 # Jobs of a lower rank are claimed first; fal knows the same two priorities.
 RANK = {"normal": 0, "low": 1}
@@ -296,8 +295,8 @@ async def settle(
         storable(ending.error, TEXT_EXCERPT),
         storable(lifted.text, TEXT_EXCERPT),
         lifted.seed,
-        _object_text(lifted.usage),
-        _object_text(lifted.timings),
+        encode(lifted.usage).decode(),
+        encode(lifted.timings).decode(),
         evidence.age if evidence else 0.0,
         evidence.request_id if evidence else None,
         evidence.gateway_request_id if evidence else None,
@@ -322,12 +321,6 @@ async def settle(
         ]
         values.extend(list(column) for column in zip(*rows, strict=True))
     return await db.fetchrow(_SETTLE_STATEMENTS[ending.event, bool(lifted.files)], *values)
-
-
-def _object_text(values: object) -> str:
-    text = storable(msgspec.json.encode(values).decode())
-    assert text is not None
-    return text.replace("\\u0000", "\ufffd")
 
 
 # A job that never reached a provider has no attempt to end; it is closed by its own row alone.

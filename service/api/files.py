@@ -1,0 +1,67 @@
+"""Uploads, and stored files at their unguessable addresses."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api.requests import answer, authenticate
+from service.artifacts import records
+from service.artifacts.links import FileLinks
+from service.artifacts.pictures import PictureRefused, measure_in_child
+from service.artifacts.records import Measured
+from service.artifacts.serving import file_response
+from service.artifacts.storage import TooLarge
+from service.context import Context
+from service.errors import BodyTooLarge, Invalid, NotFound, UnsupportedMedia
+
+LARGEST_UPLOAD = 100 * 2**20
+LONGEST_NAME = 128
+
+
+async def upload_file(request: Request) -> Response:
+    """The body is the file; `?name=` is what it is called. 201 with its address, which works as an input."""
+    await authenticate(request, "submit")
+    context: Context = request.state.context
+    if "content-encoding" in request.headers:
+        raise UnsupportedMedia
+    name = request.query_params.get("name", "file")
+    if not (1 <= len(name) <= LONGEST_NAME and name.isprintable()):
+        raise Invalid.at("query", "name", msg=f"Must be 1 to {LONGEST_NAME} printable characters.")
+    try:
+        async with context.storage.spool(request.stream(), LARGEST_UPLOAD) as spooled:
+            if spooled.size == 0:
+                raise Invalid.at("body", msg="The file is empty.", kind="missing")
+            try:
+                picture, _ = await measure_in_child(spooled.path, mask=False)
+            except PictureRefused as error:
+                raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
+            stored = await context.storage.keep(spooled)
+    except TooLarge:
+        raise BodyTooLarge(f"A file may have at most {LARGEST_UPLOAD:,} bytes.") from None
+    upload = Measured(stored.sha256, stored.size, picture.content_type, picture.width, picture.height)
+    await records.record_upload(context.db, upload)
+    links: FileLinks = request.state.links
+    file = {
+        "url": links.url(upload.sha256, name),
+        "content_type": upload.content_type,
+        "file_name": name,
+        "file_size": upload.size,
+        "width": upload.width,
+        "height": upload.height,
+        "sha256": upload.sha256,
+    }
+    return answer(file, 201)
+
+
+async def serve_file(request: Request) -> Response:
+    """Whoever has the address may read the file, as with fal's own; nobody can guess one."""
+    context: Context = request.state.context
+    sha256 = request.state.links.open(request.path_params["token"])
+    known = await records.type_of(context.db, sha256) if sha256 else None
+    if sha256 is None or known is None:
+        raise NotFound("There is no such file.")
+    content_type, size = known
+    name = request.path_params["name"]
+    response: Response = await file_response(
+        context.storage, sha256, content_type, name, size, request.headers, request.method
+    )
+    return response

@@ -1,0 +1,117 @@
+"""Fetching a file that an output names: a capped stream, from a data URI or over HTTP, hop by hop."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from urllib.parse import unquote_to_bytes
+
+import httpx
+
+MAX_HOPS = 3
+GONE = {403, 404, 410}
+WORTH_ANOTHER_TRY = {408, 425, 429}
+REDIRECTS = {301, 302, 303, 307, 308}
+
+
+class DownloadFailed(Exception):
+    """No file, or not the whole of it.
+
+    The reason is fit for clients: blocked, refused and silent addresses read alike, so that nobody can map a
+    network with it; the exception's cause says more to the log.
+    """
+
+    def __init__(self, reason: str, *, status: int | None = None, retryable: bool = False) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.retryable = retryable
+
+    @property
+    def gone(self) -> bool:
+        """Whether the link is dead; a CDN may also say so about a file that it does not have yet."""
+        return self.status in GONE
+
+
+async def fetch(http: httpx.AsyncClient, url: str, max_bytes: int, timeout: float) -> AsyncGenerator[bytes]:
+    """Yield the file's bytes; `timeout` is for all of it. What may be reached is the client's guard to say."""
+    if url[:5].lower() == "data:":
+        yield _decoded(url, max_bytes)
+        return
+    deadline = asyncio.get_running_loop().time() + timeout
+    async with AsyncExitStack() as stack:
+        try:
+            async with asyncio.timeout_at(deadline):
+                response = await _answer(http, url, stack)
+            _check(response, max_bytes)
+            received, body = 0, response.aiter_raw()
+            while True:
+                # The deadline is around each wait and never around a yield: the reader's time is not ours to cut.
+                async with asyncio.timeout_at(deadline):
+                    chunk = await anext(body, None)
+                if chunk is None:
+                    return
+                received += len(chunk)
+                if received > max_bytes:
+                    raise _too_large(max_bytes)
+                yield chunk
+        except (httpx.TransportError, TimeoutError) as error:
+            raise DownloadFailed("the file could not be fetched from its address", retryable=True) from error
+
+
+async def _answer(http: httpx.AsyncClient, url: str, stack: AsyncExitStack) -> httpx.Response:
+    """Follow redirects by hand: each hop is looked at again, and carries nothing from the one before."""
+    for _ in range(MAX_HOPS + 1):
+        request = _request(http, url)
+        response = await http.send(request, stream=True)
+        stack.push_async_callback(response.aclose)
+        if response.status_code not in REDIRECTS or "location" not in response.headers:
+            return response
+        await response.aclose()
+        try:
+            url = str(request.url.join(response.headers["location"]))
+        except (httpx.InvalidURL, ValueError) as error:
+            raise DownloadFailed("the file's address leads to an invalid one") from error
+    raise DownloadFailed(f"the file's address redirects more than {MAX_HOPS} times")
+
+
+def _request(http: httpx.AsyncClient, url: str) -> httpx.Request:
+    try:
+        request = http.build_request("GET", url)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise DownloadFailed("the file's address is not valid") from error
+    if request.url.scheme not in {"http", "https"} or not request.url.raw_host:
+        raise DownloadFailed("the file's address is not an http or https address")
+    return request
+
+
+def _check(response: httpx.Response, max_bytes: int) -> None:
+    status = response.status_code
+    if status != httpx.codes.OK:
+        retryable = status >= 500 or status in WORTH_ANOTHER_TRY
+        raise DownloadFailed(f"the file's host answered {status}", status=status, retryable=retryable)
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise DownloadFailed("the file came compressed, which was not asked for")
+    length = response.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > max_bytes:
+        raise _too_large(max_bytes)
+
+
+def _decoded(url: str, max_bytes: int) -> bytes:
+    head, comma, payload = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise DownloadFailed("the data URI is not base64")
+    if len(payload) > max_bytes * 4 + 16:  # before anything is copied: four characters hold at most three bytes
+        raise _too_large(max_bytes)
+    try:
+        content = base64.b64decode(unquote_to_bytes(payload) if "%" in payload else payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise DownloadFailed("the data URI is not valid base64") from error
+    if len(content) > max_bytes:
+        raise _too_large(max_bytes)
+    return content
+
+
+def _too_large(max_bytes: int) -> DownloadFailed:
+    return DownloadFailed(f"the file is larger than {max_bytes:,} bytes")

@@ -11,7 +11,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 import asyncpg
-from sqlalchemy import ClauseElement
+from sqlalchemy import ClauseElement, Dialect
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
@@ -80,7 +80,7 @@ class Database:
 class Compiled:
     """A SQLAlchemy Core statement as asyncpg takes it."""
 
-    _dialect = PGDialect_asyncpg()
+    _dialect: Dialect = PGDialect_asyncpg()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped.
 
     def __init__(self, statement: ClauseElement) -> None:
         compiled = statement.compile(dialect=self._dialect)

@@ -1,18 +1,18 @@
 """Every way a request can fail: each class knows its HTTP status, its fal error type and its words.
 
-    ServiceError
-    ├── Unauthenticated        401  no key, a wrong key or a revoked key
-    ├── Forbidden              403  the key lacks the scope
-    ├── NotFound               404  absent, or another tenant's
-    │   └── UnknownModel       404
-    ├── StillPending           400  a result was asked for before the end
-    ├── Conflict               409  the job is not in a state that allows this
-    ├── BodyTooLarge           413
-    ├── UnsupportedMedia       415
-    ├── Invalid                422  fal's list of {loc, msg, type}
-    │   └── IdempotencyMismatch 422 the same key with another body
-    ├── SignatureRejected      401  an inbound webhook that proves nothing
-    └── Unavailable            503  a part that this request needs is away
+ServiceError
+├── Unauthenticated        401  no key, a wrong key or a revoked key
+├── Forbidden              403  the key lacks the scope
+├── NotFound               404  absent, or another tenant's
+│   └── UnknownModel       404
+├── StillPending           400  a result was asked for before the end
+├── Conflict               409  the job is not in a state that allows this
+├── BodyTooLarge           413
+├── UnsupportedMedia       415
+├── Invalid                422  fal's list of {loc, msg, type}
+│   └── IdempotencyMismatch 422 the same key with another body
+├── SignatureRejected      401  an inbound webhook that proves nothing
+└── Unavailable            503  a part that this request needs is away
 """
 
 from typing import Any, ClassVar

@@ -133,6 +133,9 @@ async def list_keys(database_url: str) -> list[KeyRow]:
 async def revoke_key(database_url: str, key_id: str) -> bool:
     """False: there is no such key, or it was revoked before."""
     async with one_connection(database_url) as connection:
-        return await connection.fetchval(
-            "UPDATE api_keys SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL RETURNING true", key_id
-        ) is True
+        return (
+            await connection.fetchval(
+                "UPDATE api_keys SET revoked_at = now() WHERE id = $1 AND revoked_at IS NULL RETURNING true", key_id
+            )
+            is True
+        )

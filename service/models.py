@@ -54,9 +54,7 @@ def one_of(column: str, words: Iterable[str]) -> CheckConstraint:
 
 
 def job_column(*, primary_key: bool = False) -> Column[UUID]:
-    return Column(
-        "job_id", Uuid, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, primary_key=primary_key
-    )
+    return Column("job_id", Uuid, ForeignKey("jobs.id", ondelete="CASCADE"), nullable=False, primary_key=primary_key)
 
 
 tenants = Table(

@@ -128,4 +128,8 @@ class Nudger:
 
 def open_nudger(settings: Settings) -> Nudger:
     app = build_celery(settings)
-    return Nudger(lambda name: app.send_task(name.value, queue=QUEUE, ignore_result=True, retry=False) and None)
+
+    def publish(name: TaskName) -> None:
+        app.send_task(name.value, queue=QUEUE, ignore_result=True, retry=False)
+
+    return Nudger(publish)

@@ -4,6 +4,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
@@ -62,7 +63,9 @@ REQUEST_ID = {
     "schema": {"type": "string"},
 }
 INDEX = {"name": "index", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
-WAIT = _query("wait", "Seconds to hold the answer until the job ends.", {"type": "number", "minimum": 0, "maximum": 120})
+WAIT = _query(
+    "wait", "Seconds to hold the answer until the job ends.", {"type": "number", "minimum": 0, "maximum": 120}
+)
 FILTERS = [
     _query("status", "One or more, by commas or repeated."),
     _query("model", "One or more."),
@@ -146,7 +149,12 @@ def _paths() -> dict[str, Any]:
     )
     result["responses"]["default"] = {"description": "A failed job's own status and body", **_json({})}
     registered = _operation(
-        "Register a job", job, status="202", parameters=[IDEMPOTENCY], body=_json(_ref("JobRequest")), errors=request_errors
+        "Register a job",
+        job,
+        status="202",
+        parameters=[IDEMPOTENCY],
+        body=_json(_ref("JobRequest")),
+        errors=request_errors,
     )
     registered["responses"]["200"] = {"description": "The Idempotency-Key had made this job before", **job}
     cancel = _operation("Ask for the job's end", job, status="202", parameters=[REQUEST_ID])
@@ -161,7 +169,10 @@ def _paths() -> dict[str, Any]:
     retry["responses"]["200"] = {"description": "It was repeated before, as this job", **job}
     model_path = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
-        "/v1/jobs": {"post": registered, "get": _operation("List jobs, newest first", _json(_ref("JobPage")), parameters=FILTERS)},
+        "/v1/jobs": {
+            "post": registered,
+            "get": _operation("List jobs, newest first", _json(_ref("JobPage")), parameters=FILTERS),
+        },
         "/v1/jobs/batch": {
             "post": _operation(
                 "Register many jobs",
@@ -184,7 +195,9 @@ def _paths() -> dict[str, Any]:
         f"{JOB_PATH}/stream": part("Its changes as they come", stream),
         f"{JOB_PATH}/cancel": {"post": cancel},
         f"{JOB_PATH}/retry": {"post": retry},
-        "/v1/models": {"get": _operation("The catalogue", _json(_listed("models", "ModelCard")), errors=("401", "403", "503"))},
+        "/v1/models": {
+            "get": _operation("The catalogue", _json(_listed("models", "ModelCard")), errors=("401", "403", "503"))
+        },
         "/v1/models/{model}": {"get": _operation("A model", _json(_ref("ModelCard")), parameters=[model_path])},
         "/v1/files": {
             "post": _operation(
@@ -204,8 +217,11 @@ def _paths() -> dict[str, Any]:
 @cache
 def document() -> bytes:
     _, replies = msgspec.json.schema_components(REPLIES, ref_template=TEMPLATE)
-    inputs = [(model.Input, "validation") for model in all_models() if model.Input is not None]
-    _, requests = models_json_schema([(shapes.JobRequest, "validation"), *inputs], ref_template=TEMPLATE.replace("name", "model"))
+    asked: list[type[BaseModel]] = [shapes.JobRequest]
+    asked += [model.Input for model in all_models() if model.Input is not None]
+    _, requests = models_json_schema(
+        [(shape, "validation") for shape in asked], ref_template=TEMPLATE.replace("name", "model")
+    )
     content = {
         "openapi": "3.1.0",
         "info": {"title": "Roundtrip", "version": __version__, "description": "A durable record of AI jobs."},

@@ -7,7 +7,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.bodies import read_body
+from service.bodies import read_body
 from service.api.requests import RawJob, answer, authenticate, fit, read_job, read_json
 from service.api.shapes import JobRequest
 from service.catalog import check_content, check_input
@@ -68,9 +68,7 @@ async def _register_one(
     return {"status": status, "job": request.state.renderer.job(row)} if row else {"status": status}
 
 
-def read_new_job(
-    context: Context, caller: Caller, value: Any, body: bytes, loc: tuple[str | int, ...]
-) -> NewJob:
+def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc: tuple[str | int, ...]) -> NewJob:
     """A request as a job that can be kept. Raises UnknownModel or Invalid; `loc` is where it stands."""
     asked = fit(JobRequest, value, *loc)
     check_input(context.catalog.find(asked.model), asked.input, (*loc, "input"))

@@ -12,7 +12,6 @@ import httpx
 MAX_HOPS = 3
 GONE = {403, 404, 410}
 WORTH_ANOTHER_TRY = {408, 425, 429}
-REDIRECTS = {301, 302, 303, 307, 308}
 
 
 class DownloadFailed(Exception):
@@ -63,27 +62,18 @@ async def fetch(http: httpx.AsyncClient, url: str, max_bytes: int, timeout: floa
 async def _answer(http: httpx.AsyncClient, url: str, stack: AsyncExitStack) -> httpx.Response:
     """Follow redirects by hand: each hop is looked at again, and carries nothing from the one before."""
     for _ in range(MAX_HOPS + 1):
-        request = _request(http, url)
-        response = await http.send(request, stream=True)
+        if not url.lower().startswith(("http://", "https://")):
+            raise DownloadFailed("the file's address is not an http or https address")
+        try:
+            response = await http.send(http.build_request("GET", url), stream=True, follow_redirects=False)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:  # of the address, or of where it redirects to
+            raise DownloadFailed("the file's address is not valid") from error
         stack.push_async_callback(response.aclose)
-        if response.status_code not in REDIRECTS or "location" not in response.headers:
+        if response.next_request is None:
             return response
         await response.aclose()
-        try:
-            url = str(request.url.join(response.headers["location"]))
-        except (httpx.InvalidURL, ValueError) as error:
-            raise DownloadFailed("the file's address leads to an invalid one") from error
+        url = str(response.next_request.url)
     raise DownloadFailed(f"the file's address redirects more than {MAX_HOPS} times")
-
-
-def _request(http: httpx.AsyncClient, url: str) -> httpx.Request:
-    try:
-        request = http.build_request("GET", url)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise DownloadFailed("the file's address is not valid") from error
-    if request.url.scheme not in {"http", "https"} or not request.url.raw_host:
-        raise DownloadFailed("the file's address is not an http or https address")
-    return request
 
 
 def _check(response: httpx.Response, max_bytes: int) -> None:
@@ -102,10 +92,11 @@ def _decoded(url: str, max_bytes: int) -> bytes:
     head, comma, payload = url.partition(",")
     if not comma or not head.lower().endswith(";base64"):
         raise DownloadFailed("the data URI is not base64")
-    if len(payload) > max_bytes * 4 + 16:  # before anything is copied: four characters hold at most three bytes
+    escaped = "%" in payload
+    if len(payload) > 4 * -(-max_bytes // 3) * (3 if escaped else 1):  # four characters hold three bytes
         raise _too_large(max_bytes)
     try:
-        content = base64.b64decode(unquote_to_bytes(payload) if "%" in payload else payload, validate=True)
+        content = base64.b64decode(unquote_to_bytes(payload) if escaped else payload, validate=True)
     except (binascii.Error, ValueError) as error:
         raise DownloadFailed("the data URI is not valid base64") from error
     if len(content) > max_bytes:

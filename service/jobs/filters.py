@@ -80,7 +80,9 @@ def narrow(statement: Select[tuple[object, ...]], tenant_id: UUID, wanted: JobFi
     for key, value in wanted.metadata.items():
         statement = statement.where(_has_metadata(key, value), text("jobs.metadata <> '{}'"))
     if wanted.created_after:
-        statement = statement.where(jobs.c.created_at >= wanted.created_after, jobs.c.id >= first_id(wanted.created_after))
+        statement = statement.where(
+            jobs.c.created_at >= wanted.created_after, jobs.c.id >= first_id(wanted.created_after)
+        )
     if wanted.created_before:
         statement = statement.where(jobs.c.created_at < wanted.created_before)
     if wanted.text:

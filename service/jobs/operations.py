@@ -65,9 +65,7 @@ def fingerprint_of(job: NewJob) -> bytes:
     return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).digest()
 
 
-async def end(
-    context: Context, job_id: UUID, attempt: int, model: str, ended: Ending, evidence: Evidence
-) -> str:
+async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: Ending, evidence: Evidence) -> str:
     """Settle a job by what was heard of it. Returns the verdict on the news: `applied` settled it."""
     lifted = lift(context, model, ended)
     row = await store.settle(context.db, job_id, attempt, ended, evidence, evidence.source, lifted)

@@ -4,13 +4,14 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from service.local.account import Account
-from service.local.errors import Refused
+from service.local.errors import InUse, Refused
 from service.local.identity import ProcessIdentity
 
 # Where the servers' files go when the account that runs the servers cannot reach the data directory.
@@ -41,7 +42,7 @@ class DataDirectory:
                 lock.seek(0)
                 owner = ProcessIdentity.parse(lock.read())
                 who = f"process {owner.pid}" if owner else "another process"
-                raise Refused(f"{self.path} is in use by {who}; stop it, or choose another --data") from None
+                raise InUse(f"{self.path} is in use by {who}; stop it, or choose another --data") from None
             lock.truncate(0)
             lock.write(f"{ProcessIdentity.mine()}\n")
             lock.flush()
@@ -125,13 +126,21 @@ class DataDirectory:
 def socket_directory(place: Path, account: Account) -> Iterator[Path]:
     """Private to the account (and root), empty, and short enough for a socket's address."""
     directory = place / "run"
-    if len(os.fsencode(directory)) <= LONGEST_SOCKET_DIRECTORY:
-        directory.mkdir(mode=0o700, exist_ok=True)
-        for left in directory.iterdir():
-            left.unlink()
-        account.give(directory)
-        yield directory
-        return
-    with tempfile.TemporaryDirectory(prefix="roundtrip-", dir="/tmp", ignore_cleanup_errors=True) as short:
-        account.give(Path(short))
-        yield Path(short)
+    _forget_sockets(directory)
+    if len(os.fsencode(directory)) > LONGEST_SOCKET_DIRECTORY:
+        directory.symlink_to(tempfile.mkdtemp(prefix="roundtrip-", dir="/tmp"))
+    else:
+        directory.mkdir(mode=0o700)
+    account.give(directory)
+    try:
+        yield directory.resolve()
+    finally:
+        _forget_sockets(directory)
+
+
+def _forget_sockets(directory: Path) -> None:
+    """What a killed owner left has to go as well: a stale lock there can stop the next PostgreSQL."""
+    if directory.exists():
+        shutil.rmtree(directory.resolve())
+    if directory.is_symlink():
+        directory.unlink()

@@ -11,3 +11,7 @@ class Refused(CannotStart):
     """Nothing was started, because something outside has to change first."""
 
     exit_status = 2
+
+
+class InUse(Refused):
+    """The data directory has another owner."""

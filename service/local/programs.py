@@ -73,6 +73,8 @@ class _Draft:
         self.target = target
 
     def __enter__(self) -> Path:
+        for abandoned in self.target.parent.glob(".copy-*"):
+            shutil.rmtree(abandoned)
         self.draft = Path(tempfile.mkdtemp(prefix=".copy-", dir=self.target.parent))
         return self.draft
 

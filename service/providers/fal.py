@@ -148,10 +148,8 @@ class FalQueue:
             case "IN_PROGRESS":
                 return Running()
             case "COMPLETED":
-                error = status.get("error")
-                return await self._result(
-                    self._address(response_url, model, request_id, ""), request_id, error if error else None
-                )
+                address = self._address(response_url, model, request_id, "")
+                return await self._result(address, request_id, status.get("error") or None)
         return Silent(f"HTTP {response.status_code}")
 
     async def _result(self, url: str, request_id: str, error: object) -> Observation:
@@ -187,14 +185,10 @@ def read_submit_answer(response: httpx.Response) -> SubmitAnswer:
     status = response.status_code
     content = _object(response)
     if 200 <= status < 300 and isinstance(content.get("request_id"), str):
-        return Accepted(
-            content["request_id"],
-            *(
-                content[name] if isinstance(content.get(name), str) else None
-                for name in ("gateway_request_id", "response_url", "status_url", "cancel_url")
-            ),
-            queue_position=content["queue_position"] if isinstance(content.get("queue_position"), int) else None,
-        )
+        names = ("request_id", "gateway_request_id", "response_url", "status_url", "cancel_url")
+        texts = {name: content[name] for name in names if isinstance(content.get(name), str)}
+        position = content.get("queue_position")
+        return Accepted(**texts, queue_position=position if isinstance(position, int) else None)
     if not _is_json(response) and "x-fal-request-id" not in response.headers and status != 504:
         # An HTML page without fal's header comes from something in front of the queue. fal's own Python
         # client repeats the submission then, and so do we.

@@ -7,7 +7,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.bodies import read_body
+from service.bodies import read_body
 from service.context import Context
 from service.errors import SignatureRejected, UnsupportedMedia
 from service.jobs import due, operations, store

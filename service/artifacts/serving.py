@@ -1,0 +1,106 @@
+"""Stored files as HTTP answers: bytes that a browser may show as a picture or save, and do nothing else with."""
+
+import re
+from urllib.parse import quote
+
+from obstore.exceptions import BaseError
+from starlette.datastructures import Headers
+from starlette.responses import Response, StreamingResponse
+
+from service.artifacts.storage import Storage
+from service.errors import Unavailable
+
+SHOWN = {"image/png", "image/jpeg", "image/webp", "image/gif"}
+LONGEST_NAME = 128
+# Longer numbers than any file has are no range at all, and are never handed to int().
+_RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+class RangeNotSatisfiable(Exception):
+    """The range begins after the end of the file."""
+
+
+async def file_response(
+    storage: Storage,
+    sha256: str,
+    content_type: str,
+    file_name: str,
+    size: int,
+    request_headers: Headers,
+    method: str,
+) -> Response:
+    """Answer GET and HEAD for one blob; opened before the first header goes out, so that a lost one is a 503."""
+    shown = content_type in SHOWN
+    etag = f'"{sha256}"'
+    headers = {
+        "accept-ranges": "bytes",
+        "cache-control": "private, max-age=31536000, immutable",
+        "content-disposition": content_disposition("inline" if shown else "attachment", file_name),
+        "content-security-policy": "sandbox; default-src 'none'",
+        "content-type": content_type if shown else "application/octet-stream",
+        "etag": etag,
+        "x-content-type-options": "nosniff",
+    }
+    if _names(etag, request_headers.get("if-none-match", "")):
+        return Response(status_code=304, headers=headers)
+    if method == "HEAD":
+        return Response(headers=headers | {"content-length": str(size)})
+    try:
+        # A validator that is not exactly ours is about another file, and the client then wants all of this one.
+        asked = request_headers.get("range", "") if request_headers.get("if-range", etag) == etag else ""
+        part = parse_range(asked, size)
+    except RangeNotSatisfiable:
+        return Response(status_code=416, headers=headers | {"content-range": f"bytes */{size}"})
+    try:
+        body = await (storage.read(sha256, *part) if part else storage.read(sha256))
+    except (OSError, BaseError) as error:
+        raise Unavailable("The stored file cannot be read.") from error
+    if part is None:
+        return StreamingResponse(body, headers=headers | {"content-length": str(size)})
+    start, end = part
+    headers |= {"content-length": str(end - start), "content-range": f"bytes {start}-{end - 1}/{size}"}
+    return StreamingResponse(body, 206, headers)
+
+
+def parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """The bytes asked for, half open; None for the whole file, as for every form that is malformed or multiple."""
+    found = _RANGE.fullmatch(header)
+    if found is None or size == 0:
+        return None
+    first, last = found.groups()
+    if not first:
+        if not last:
+            return None
+        if int(last) == 0:
+            raise RangeNotSatisfiable
+        return max(0, size - int(last)), size
+    if last and int(last) < int(first):
+        return None
+    if int(first) >= size:
+        raise RangeNotSatisfiable
+    return int(first), min(int(last) + 1, size) if last else size
+
+
+def _names(etag: str, if_none_match: str) -> bool:
+    return any(tag.strip().removeprefix("W/") in {etag, "*"} for tag in if_none_match.split(","))
+
+
+def content_disposition(kind: str, file_name: str) -> str:
+    """RFC 6266, with a plain fallback for readers that do not know `filename*`."""
+    name = clean_name(file_name)
+    plain = re.sub(r'[^ -~]|["%\\]', "_", name)
+    header = f'{kind}; filename="{plain}"'
+    return header if plain == name else f"{header}; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def clean_name(file_name: str) -> str:
+    """The last part of a stranger's path, without anything invisible or that a file system takes specially."""
+    last = re.split(r"[/\\]", file_name)[-1]
+    visible = "".join(c for c in last if c.isprintable())  # which bidi marks and zero-width characters are not
+    name = re.sub(r'[<>:"|?*]', "_", visible).strip(" .")
+    if len(name) > LONGEST_NAME:
+        stem, dot, ending = name.rpartition(".")
+        ending = dot + ending if stem and len(ending) <= 16 else ""
+        name = name[: LONGEST_NAME - len(ending)].rstrip(" .") + ending
+    return f"_{name}"[:LONGEST_NAME] if _RESERVED.fullmatch(name) else name or "file"

@@ -1,0 +1,213 @@
+"""The `roundtrip` program. Each command imports what it needs when it runs, so that help is quick."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from service.settings import Settings
+
+SCOPES = ("submit", "read", "admin")
+
+data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.  [default: .roundtrip]")
+fd_option = click.option("--fd", type=int, hidden=True, help="Serve this open socket, which `up` holds.")
+
+
+class Program(click.Group):
+    """Turns what a wrong setting or a failed start raises into one line and an exit status."""
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        from service.local.errors import CannotStart
+        from service.settings import SettingsError
+
+        try:
+            return super().main(*arguments, **options)
+        except SettingsError as error:
+            _end(error.line, 2)
+        except CannotStart as error:
+            _end(str(error), error.exit_status)
+
+
+@click.group(cls=Program)
+@click.version_option(package_name="roundtrip")
+def main() -> None:
+    """The durable record and the switchboard between a backend and its AI inference."""
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True)
+@data_option
+def up(host: str, port: int, data: Path | None) -> None:
+    """Start everything on this machine, and stop it on Ctrl-C."""
+    from service.local.announcing import announce
+    from service.local.stopping import until_stopped
+    from service.local.up import running
+
+    settings = _settings(data)
+    with until_stopped() as stop, running(settings, host, port) as service:
+        stop.second_time(service.supervisor.hurry)
+        announce(service)
+        stop.wait()
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True)
+@fd_option
+def api(host: str, port: int, fd: int | None) -> None:
+    """Serve the HTTP API, the webhooks and the dashboard."""
+    from service.app import create_app
+
+    settings = _settings()
+    settings.require_database_url()
+    settings.require_broker_url()
+    _serve(create_app(settings), host, port, fd)
+
+
+@main.command()
+def worker() -> None:
+    """Run the Celery worker: submits jobs, watches them, copies files."""
+    _celery(
+        "worker",
+        *("--pool=threads", "--concurrency=8", "--without-mingle", "--without-gossip"),
+        *("-Q", "roundtrip", "--loglevel=WARNING"),
+    )
+
+
+@main.command()
+def beat() -> None:
+    """Run Celery beat: starts the sweeps by the clock. One of these is enough."""
+    settings = _settings()
+    settings.data.mkdir(parents=True, exist_ok=True)
+    _celery("beat", "--quiet", "--loglevel=WARNING", "--pidfile=", f"--schedule={settings.data / 'beat-schedule'}")
+
+
+@main.command("gpu-worker")
+def gpu_worker() -> None:
+    """Not part of this version yet."""
+    _end("GPU workers are not part of this version yet", 2)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8001, show_default=True)
+@fd_option
+def sandbox(host: str, port: int, fd: int | None) -> None:
+    """Serve a look-alike of fal, for development and tests."""
+    from service.sandbox.app import SandboxConfig, create_app
+
+    _serve(create_app(SandboxConfig.from_env()), host, port, fd)
+
+
+@main.command()
+@data_option
+def migrate(data: Path | None) -> None:
+    """Bring the database's schema to the newest version."""
+    with _database(_settings(data)):
+        click.echo("The schema is the newest.")
+
+
+@main.group()
+def keys() -> None:
+    """API keys."""
+
+
+@keys.command("create")
+@click.option("--tenant", required=True)
+@click.option("--scope", "scopes", multiple=True, type=click.Choice(SCOPES), default=SCOPES[:2], show_default=True)
+@data_option
+def create_key(tenant: str, scopes: tuple[str, ...], data: Path | None) -> None:
+    """Make a key and print it, which nothing can do again."""
+    from service.keys import create_key
+
+    with _database(_settings(data)) as url:
+        click.echo(asyncio.run(create_key(url, tenant, scopes)))
+
+
+@keys.command("list")
+@data_option
+def list_keys(data: Path | None) -> None:
+    """Show every key without its secret."""
+    from service.keys import list_keys
+
+    with _database(_settings(data)) as url:
+        for key in asyncio.run(list_keys(url)):
+            state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
+            click.echo(f"{key.id}  {key.tenant}  {','.join(key.scopes)}  {key.created_at:%Y-%m-%d}  {state}")
+
+
+@keys.command("revoke")
+@click.argument("key_id", metavar="ID")
+@data_option
+def revoke_key(key_id: str, data: Path | None) -> None:
+    """Take a key back."""
+    from service.keys import revoke_key
+
+    with _database(_settings(data)) as url:
+        if not asyncio.run(revoke_key(url, key_id)):
+            _end(f"there is no valid key {key_id}", 1)
+    click.echo(f"Revoked {key_id}.")
+
+
+def _settings(data: Path | None = None) -> "Settings":
+    from service.settings import load_settings
+
+    return load_settings() if data is None else load_settings(data=data)
+
+
+@contextmanager
+def _database(settings: "Settings") -> Iterator[str]:
+    """The address of the configured database, or of the data directory's own, with the newest schema."""
+    from service.local.servers import embedded_database
+    from service.local.up import migrated
+
+    if settings.database_url is not None:
+        yield migrated(settings.database_url)
+    else:
+        with embedded_database(settings.data) as url:
+            yield migrated(url)
+
+
+def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
+    import socket
+
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=10,
+    )
+    uvicorn.Server(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
+
+
+def _celery(*arguments: str) -> None:
+    settings = _settings()
+    settings.require_database_url()
+    settings.require_broker_url()
+    from tasks.app import celery_app
+
+    celery_app.start(["--quiet", *arguments])
+
+
+def _end(line: str, status: int) -> None:
+    click.echo(f"roundtrip: {line}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

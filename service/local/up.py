@@ -1,0 +1,149 @@
+"""The whole service on one machine: embedded servers where none are named, and every process of ours."""
+
+import asyncio
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import httpx
+
+from service.keys import ensure_admin_key
+from service.local.directory import DataDirectory
+from service.local.environment import environment_of
+from service.local.errors import CannotStart
+from service.local.listening import address, listening
+from service.local.processes import Program, Supervisor
+from service.local.servers import supervised
+from service.migrate import upgrade
+from service.settings import Settings
+
+READY_SECONDS = 60.0
+SANDBOX_KEY = "sandbox:sandbox"
+
+
+@dataclass(frozen=True)
+class Running:
+    """A started service: where it is, and the key that may do everything."""
+
+    url: str
+    admin_key: str
+    # The file that holds the admin key; None if the operator gave the key himself.
+    admin_key_file: Path | None
+    first_start: bool
+    data: Path
+    database_url: str
+    broker_url: str
+    sandbox_url: str | None
+    supervisor: Supervisor
+
+
+@contextmanager
+def running(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> Iterator[Running]:
+    """Start everything, wait until it is ready, and stop it at the end. Port 0 is any free one."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(listening(host, port))
+        url = address(listener)
+        directory = DataDirectory(settings.data)
+        supervisor, prepare_servers = stack.enter_context(supervised(directory))
+        # Left first: a client is refused at once instead of waiting for an API that will not come back.
+        stack.callback(listener.close)
+
+        database_url, broker_url = settings.database_url, settings.broker_url
+        if database_url is None or broker_url is None:
+            servers = prepare_servers()
+            database_url = database_url or servers.postgres()
+            broker_url = broker_url or servers.valkey()
+        key, key_file, first_start = admin_key(settings, directory)
+        prepare_database(database_url, key)
+        directory.publish({"url": url, "database_url": database_url, "broker_url": broker_url})
+
+        environment = os.environ | environment_of(settings)
+        environment["ROUNDTRIP_DATABASE_URL"] = database_url
+        environment["ROUNDTRIP_BROKER_URL"] = broker_url
+        environment["ROUNDTRIP_DATA"] = str(directory.path)
+        environment.setdefault("ROUNDTRIP_PUBLIC_URL", url)
+        sandbox_url = None
+        if not settings.uses_real_fal:
+            sandbox = stack.enter_context(listening("127.0.0.1", 0))
+            sandbox_url = start_sandbox(supervisor, sandbox, environment)
+            environment["FAL_KEY"] = SANDBOX_KEY
+            environment["ROUNDTRIP_FAL_QUEUE_URL"] = sandbox_url
+            environment["ROUNDTRIP_FAL_JWKS_URL"] = f"{sandbox_url}/.well-known/jwks.json"
+        supervisor.start(program("worker", environment, patience=30))
+        supervisor.start(program("beat", environment))
+        supervisor.start(program("api", environment, listener))
+        wait_until_ok(supervisor, f"{url}/readyz", what="the service")
+        yield Running(
+            url=url,
+            admin_key=key,
+            admin_key_file=key_file,
+            first_start=first_start,
+            data=directory.path,
+            database_url=database_url,
+            broker_url=broker_url,
+            sandbox_url=sandbox_url,
+            supervisor=supervisor,
+        )
+
+
+def program(
+    name: str, environment: Mapping[str, str], listener: socket.socket | None = None, patience: float = 15
+) -> Program:
+    """One of our own processes, which serves the listener if there is one."""
+    command = [sys.executable, "-m", "service.cli", name]
+    if listener is None:
+        return Program(name, command, environment, patience=patience)
+    descriptor = listener.fileno()
+    command += ["--fd", str(descriptor)]
+    return Program(name, command, environment, descriptors=[descriptor], patience=patience)
+
+
+def start_sandbox(supervisor: Supervisor, listener: socket.socket, environment: Mapping[str, str]) -> str:
+    url = address(listener)
+    supervisor.start(program("sandbox", {**environment, "ROUNDTRIP_SANDBOX_PUBLIC_URL": url}, listener))
+    wait_until_ok(supervisor, f"{url}/healthz", what="the sandbox")
+    return url
+
+
+def admin_key(settings: Settings, directory: DataDirectory) -> tuple[str, Path | None, bool]:
+    """The key, the file that holds it, and whether it was made just now."""
+    if settings.admin_key is not None:
+        return settings.admin_key.get_secret_value(), None, False
+    file = directory.path / "admin-key"
+    made = not file.exists()
+    if made:
+        directory.write_private(file.name, f"{secrets.token_hex(8)}:{secrets.token_urlsafe(32)}\n")
+    return file.read_text().strip(), file, made
+
+
+def prepare_database(database_url: str, key: str) -> None:
+    try:
+        upgrade(database_url)
+        asyncio.run(ensure_admin_key(database_url, key))
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise CannotStart(f"the database cannot be used: {error or type(error).__name__}") from None
+
+
+def wait_until_ok(supervisor: Supervisor, url: str, *, what: str) -> None:
+    """The error says what the last answer was: it names the part that is missing."""
+    heard = "no answer"
+    with httpx.Client(trust_env=False, timeout=3) as client:
+
+        def ready() -> bool:
+            nonlocal heard
+            with suppress(httpx.HTTPError):
+                response = client.get(url)
+                heard = response.text.strip()
+                return response.status_code == 200
+            return False
+
+        try:
+            supervisor.wait_for(ready, within=READY_SECONDS, what=f"{what} was not ready")
+        except CannotStart as error:
+            raise CannotStart(f"{error} ({url}: {heard})") from None

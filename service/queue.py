@@ -5,10 +5,11 @@ when they are taken, carry no data, and are merged: however many jobs came, one 
 takes them all.
 """
 
+import heapq
 import threading
 from collections.abc import Callable
 from enum import StrEnum
-from time import monotonic
+from time import monotonic, sleep
 
 import structlog
 from celery import Celery
@@ -82,48 +83,53 @@ class Nudger:
 
     def __init__(self, publish: Callable[[TaskName], None]) -> None:
         self._publish = publish
-        self._wanted: set[TaskName] = set()
+        self._wanted: list[tuple[float, TaskName]] = []
         self._changed = threading.Condition()
         self._closing = False
+        self._away = False
         self._thread = threading.Thread(target=self._run, name="nudger", daemon=True)
         self._thread.start()
 
-    def nudge(self, name: TaskName) -> None:
-        """Returns at once."""
+    def nudge(self, name: TaskName, after: float = 0.0) -> None:
+        """Publish soon, or `after` seconds. Returns at once."""
         with self._changed:
-            self._wanted.add(name)
+            heapq.heappush(self._wanted, (monotonic() + after, name))
             self._changed.notify()
 
     def close(self) -> None:
+        """Publish what is due and end; what is due later is the sweep's."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        away = False
-        while True:
-            with self._changed:
-                while not self._wanted and not self._closing:
-                    self._changed.wait()
-                if not self._wanted:
-                    return
-                names, self._wanted = self._wanted, set()
-            started = monotonic()
+        while names := self._due():
+            again = monotonic() + self.SHORTEST_INTERVAL
             for name in names:
-                try:
-                    self._publish(name)
-                except Exception as error:  # kombu raises each transport's own classes
-                    if not away:
-                        log.warning("the broker is away; the sweep will find the work", error=repr(error))
-                    away = True
-                else:
-                    away = False
-            with self._changed:
-                if not self._closing:
-                    self._changed.wait_for(
-                        lambda: self._closing, max(0.0, started + self.SHORTEST_INTERVAL - monotonic())
-                    )
+                self._send(name)
+            sleep(max(0.0, again - monotonic()))
+
+    def _due(self) -> set[TaskName]:
+        """Wait until something is due; nothing when it is time to end."""
+        with self._changed:
+            while True:
+                names = set()
+                while self._wanted and self._wanted[0][0] <= monotonic():
+                    names.add(heapq.heappop(self._wanted)[1])
+                if names or self._closing:
+                    return names
+                self._changed.wait(self._wanted[0][0] - monotonic() if self._wanted else None)
+
+    def _send(self, name: TaskName) -> None:
+        try:
+            self._publish(name)
+        except Exception as error:  # kombu raises each transport's own classes
+            if not self._away:
+                log.warning("the broker is away; the sweep will find the work", error=repr(error))
+            self._away = True
+        else:
+            self._away = False
 
 
 def open_nudger(settings: Settings) -> Nudger:

@@ -11,6 +11,7 @@ from service.artifacts.pictures import Mask, Picture, PictureRefused, measure_in
 from service.artifacts.records import Measured, OwedCopy
 from service.artifacts.storage import Spooled, TooLarge
 from service.context import Context
+from service.queue import TaskName
 
 log = structlog.get_logger()
 
@@ -79,3 +80,5 @@ async def _failed(context: Context, owed: OwedCopy, error: DownloadFailed | TooL
         again_in = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0**owed.tries) * random.uniform(0.5, 1.0)
     log.warning("a copy failed", job_id=str(owed.job_id), index=owed.index, reason=str(error), again_in=again_in)
     await records.record_failure(context.db, owed, str(error), again_in)
+    if again_in is not None:
+        context.nudger.nudge(TaskName.COPY, after=again_in)

@@ -105,6 +105,8 @@ class Submitter:
 
     async def _keep(self, answers: Sequence[Answer]) -> None:
         stopped = await patiently(partial(store.record_answers, self._context.db, answers), PATIENCE_SECONDS)
+        for delay in {answer.delay for answer in answers if answer.duty is Duty.SUBMIT}:
+            self._context.nudger.nudge(TaskName.SUBMIT, after=delay)
         for job_id, attempt in stopped:
             # Somebody asked for a cancel while the submission was on its way.
             if not await store.close(self._context.db, job_id, operations.CANCELLED):

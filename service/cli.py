@@ -2,12 +2,14 @@
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from service.local.errors import CannotStart
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -24,15 +26,17 @@ class Program(click.Group):
     """Turns what a wrong setting or a failed start raises into one line and an exit status."""
 
     def main(self, *arguments: Any, **options: Any) -> Any:
-        from service.local.errors import CannotStart
-        from service.settings import SettingsError
-
         try:
             return super().main(*arguments, **options)
-        except SettingsError as error:
-            _end(error.line, 2)
         except CannotStart as error:
             _end(str(error), error.exit_status)
+        except SystemExit as end:
+            if end.code == 2:
+                from service.settings import SettingsError
+
+                if isinstance(end, SettingsError):
+                    _end(end.line, 2)
+            raise
 
 
 @click.group(cls=Program)
@@ -107,12 +111,15 @@ def sandbox(host: str, port: int, fd: int | None) -> None:
     _serve(create_app(SandboxConfig.from_env()), host, port, fd)
 
 
-@main.command()
+@main.command("migrate")
 @data_option
-def migrate(data: Path | None) -> None:
+def migrate_schema(data: Path | None) -> None:
     """Bring the database's schema to the newest version."""
-    with _database(_settings(data)):
-        click.echo("The schema is the newest.")
+    from service.local.schema import migrate
+
+    with _database(_settings(data)) as url:
+        migrate(url)
+    click.echo("The schema is the newest.")
 
 
 @main.group()
@@ -165,15 +172,17 @@ def _settings(data: Path | None = None) -> "Settings":
 
 @contextmanager
 def _database(settings: "Settings") -> Iterator[str]:
-    """The address of the configured database, or of the data directory's own, with the newest schema."""
+    """The address of the configured database, or of the data directory's own, which follows the program."""
+    from service.local.schema import database_in_use, migrate
     from service.local.servers import embedded_database
-    from service.local.up import migrated
 
     if settings.database_url is not None:
-        yield migrated(settings.database_url)
-    else:
-        with embedded_database(settings.data) as url:
-            yield migrated(url)
+        with database_in_use():
+            yield settings.database_url
+        return
+    with embedded_database(settings.data) as url, database_in_use():
+        migrate(url)
+        yield url
 
 
 def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
@@ -199,12 +208,13 @@ def _celery(*arguments: str) -> None:
     settings = _settings()
     settings.require_database_url()
     settings.require_broker_url()
-    from tasks.app import celery_app
+    from celery.bin.celery import celery
 
-    celery_app.start(["--quiet", *arguments])
+    # Named, not imported: `service` stands without `tasks`.
+    celery.main(["--app", "tasks.app:celery_app", "--quiet", *arguments], prog_name="celery")
 
 
-def _end(line: str, status: int) -> None:
+def _end(line: str, status: int) -> NoReturn:
     click.echo(f"roundtrip: {line}", err=True)
     sys.exit(status)
 

@@ -18,7 +18,6 @@ from service.queue import Nudger, open_nudger
 from service.secrets import SharedSecret
 from service.settings import Settings
 
-
 # Shorter than the five seconds after which common servers close an idle connection: a submission that is
 # written into a closing connection is lost without an answer.
 FAL_KEEPALIVE_SECONDS = 4.0

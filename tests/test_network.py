@@ -97,9 +97,9 @@ def test_a_public_address_is_allowed(address: str) -> None:
 
 @given(st.ip_addresses())
 def test_whatever_the_standard_library_calls_private_is_not_allowed(address: ipaddress.IPv4Address) -> None:
-    if address.is_private or address.is_multicast or address.is_reserved or address.is_loopback:
-        mapped = getattr(address, "ipv4_mapped", None)
-        assert not STRICT.allows(str(mapped or address)) or address in ipaddress.ip_network("64:ff9b::/96")
+    plain = getattr(address, "ipv4_mapped", None) or address
+    if plain.is_private or plain.is_multicast or plain.is_reserved or plain.is_loopback or plain.is_link_local:
+        assert not STRICT.allows(str(address)) or address in ipaddress.ip_network("64:ff9b::/96")
 
 
 def test_a_trusted_host_is_trusted_by_its_name_and_port() -> None:

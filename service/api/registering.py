@@ -1,20 +1,21 @@
 """POST /v1/jobs, one and many, and a job's retry."""
 
 from typing import Any
-from uuid import UUID
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.bodies import read_body
+from service.api.rendering import Renderer
 from service.api.requests import RawJob, answer, authenticate, fit, read_job, read_json
-from service.api.shapes import JobRequest
+from service.api.shapes import Job, JobRequest
+from service.bodies import read_body
 from service.catalog import check_content, check_input
 from service.context import Context
 from service.errors import Invalid, NotFound, ServiceError
 from service.jobs import operations, reads
 from service.jobs.facts import NewJob
+from service.jobs.operations import Registered
 from service.keys import Caller
 from service.network import check_webhook_url
 
@@ -32,7 +33,8 @@ async def register_job(request: Request) -> Response:
     value = read_json(request, body)
     job = read_new_job(request.state.context, caller, value, body, ("body",))
     registered = await operations.register(request.state.context, job, key)
-    return await show_registered(request, caller, registered.job_id, 202 if registered.created else 200)
+    shown = await reply(request, caller, job, registered)
+    return answer(shown, status_of(registered), request_id=registered.job_id)
 
 
 async def register_batch(request: Request) -> Response:
@@ -61,11 +63,9 @@ async def _register_one(
     try:
         job = read_new_job(context, caller, value, body, ("body", "jobs", index))
         registered = await operations.register(context, job, key)
+        return {"status": status_of(registered), "job": await reply(request, caller, job, registered)}
     except ServiceError as error:
         return {"status": error.status, "error": error.body()}
-    row = await reads.get(context.db, caller.tenant_id, registered.job_id)
-    status = 202 if registered.created else 200
-    return {"status": status, "job": request.state.renderer.job(row)} if row else {"status": status}
 
 
 def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc: tuple[str | int, ...]) -> NewJob:
@@ -95,6 +95,10 @@ def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc:
     )
 
 
+def status_of(registered: Registered) -> int:
+    return 200 if registered.created_at is None else 202
+
+
 def idempotency_key(request: Request) -> str | None:
     key = request.headers.get("idempotency-key")
     if key is not None and not (1 <= len(key) <= LONGEST_KEY and key.isprintable()):
@@ -102,12 +106,15 @@ def idempotency_key(request: Request) -> str | None:
     return key
 
 
-async def show_registered(request: Request, caller: Caller, job_id: UUID, status: int) -> Response:
-    context: Context = request.state.context
-    row = await reads.get(context.db, caller.tenant_id, job_id)
+async def reply(request: Request, caller: Caller, job: NewJob, registered: Registered) -> Job:
+    """A job that was just made is told from what was written; one from before is read."""
+    renderer: Renderer = request.state.renderer
+    if registered.created_at is not None:
+        return renderer.new_job(job, registered.created_at)
+    row = await reads.get(request.state.context.db, caller.tenant_id, registered.job_id)
     if row is None:
         raise NotFound("The job was deleted.")
-    return answer(request.state.renderer.job(row), status, request_id=job_id)
+    return renderer.job(row)
 
 
 async def retry_job(request: Request) -> Response:
@@ -126,5 +133,6 @@ async def retry_job(request: Request) -> Response:
         tags=old["tags"],
         retry_of=old["id"],
     )
-    made = await operations.retry(request.state.context, job, old["status"], old["retried_as"])
-    return await show_registered(request, caller, made, 202 if made == job.id else 200)
+    registered = await operations.retry(request.state.context, job, old["status"])
+    shown = await reply(request, caller, job, registered)
+    return answer(shown, status_of(registered), request_id=registered.job_id)

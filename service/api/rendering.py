@@ -2,15 +2,24 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Protocol
 from uuid import UUID
 
 from service.api.shapes import Attempt, Event, Image, Job, JobError, JobSummary, Links, Mask, Timings
 from service.artifacts.links import FileLinks
 from service.catalog import with_stored_files
 from service.db import Row
-from service.jsontext import NotJSON, Raw, encode, is_json, parse_loosely
+from service.jobs import reads
+from service.jobs.facts import NewJob
+from service.jobs.lifecycle import Status
+from service.jsontext import NotJSON, Raw, is_json, parse_loosely
+
+
+class Facts(Protocol):
+    """A row of the record, or a dictionary in its place."""
+
+    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class Renderer:
@@ -20,18 +29,26 @@ class Renderer:
         self._public_url = public_url
         self._links = links
 
-    def job(self, row: Row) -> Job:
-        files = self._files(row)
+    def job(self, row: Facts) -> Job:
         return Job(
-            **self._summary(row, files),
+            **self._summary(row),
             input=Raw(row["input"].encode()),  # type: ignore[arg-type]  # Spliced in as the client sent it.
-            output=self._output(row, files),
+            output=self._output(row),
         )
 
-    def summary(self, row: Row) -> JobSummary:
-        return JobSummary(**self._summary(row, self._files(row)))
+    def new_job(self, job: NewJob, created_at: datetime) -> Job:
+        """A job as it stands right after its registration."""
+        row: dict[str, Any] = dict.fromkeys(reads.COLUMNS)
+        row |= {name: getattr(job, name) for name in NewJob.__dataclass_fields__ if name in row}
+        deadline = None if job.deadline_seconds is None else created_at + timedelta(seconds=job.deadline_seconds)
+        return self.job(
+            row | {"status": Status.QUEUED, "created_at": created_at, "attempt": 0, "deadline_at": deadline}
+        )
 
-    def result(self, row: Row) -> bytes:
+    def summary(self, row: Facts) -> JobSummary:
+        return JobSummary(**self._summary(row))
+
+    def result(self, row: Facts) -> bytes:
         """The body that the job ended with, files at their stored copies."""
         body: bytes = row["body"]
         stored = {file["source_url"]: self._url(file) for file in self._files(row) if file["sha256"]}
@@ -39,7 +56,7 @@ class Renderer:
             return body
         return json.dumps(with_stored_files(parse_loosely(body), stored), separators=(",", ":")).encode()
 
-    def masks(self, row: Row) -> list[Mask]:
+    def masks(self, row: Facts) -> list[Mask]:
         return [
             Mask(
                 label=file["label"],
@@ -51,10 +68,10 @@ class Renderer:
             if file["kind"] == "mask"
         ]
 
-    def images(self, row: Row) -> list[Image]:
+    def images(self, row: Facts) -> list[Image]:
         return [Image(**self._file(file)) for file in self._files(row) if file["kind"] == "image"]
 
-    def timings(self, row: Row) -> Timings:
+    def timings(self, row: Facts) -> Timings:
         created, ended = row["created_at"], row["completed_at"]
         return Timings(
             queued_seconds=_between(created, row["claimed_at"]),
@@ -70,7 +87,7 @@ class Renderer:
         parts = ("result", "masks", "images", "timings", "attempts", "events", "cancel", "retry", "stream")
         return Links(self=own, **{part: f"{own}/{part}" for part in parts})
 
-    def _summary(self, row: Row, files: list[dict[str, Any]]) -> dict[str, Any]:
+    def _summary(self, row: Facts) -> dict[str, Any]:
         return {
             "request_id": str(row["id"]),
             "model": row["model"],
@@ -85,7 +102,7 @@ class Renderer:
             "retry_of": _text(row["retry_of"]),
             "retried_as": _text(row["retried_as"]),
             "created_at": row["created_at"],
-            "submitted_at": row["answered_at"] if row["provider_request_id"] else None,
+            "submitted_at": (row["answered_at"] or row["claimed_at"]) if row["provider_request_id"] else None,
             "started_at": row["started_at"],
             "completed_at": row["completed_at"],
             "deadline_at": row["deadline_at"],
@@ -100,7 +117,7 @@ class Renderer:
             "links": self.links(row["id"]),
         }
 
-    def _output(self, row: Row, files: list[dict[str, Any]]) -> Any:
+    def _output(self, row: Facts) -> Any:
         if row["status"] != "completed":
             return None
         body = self.result(row)
@@ -112,7 +129,7 @@ class Renderer:
         except NotJSON:
             return body.decode("utf-8", "replace")
 
-    def _files(self, row: Row) -> list[dict[str, Any]]:
+    def _files(self, row: Facts) -> list[dict[str, Any]]:
         files: list[dict[str, Any]] = json.loads(row["files"]) if row["files"] else []
         return sorted(files, key=lambda file: (file["kind"], file["index"]))
 
@@ -134,11 +151,7 @@ def event(row: Row) -> Event:
     return Event(**{name: row[name] for name in Event.__struct_fields__})
 
 
-def json_of(value: Any) -> bytes:
-    return encode(value)
-
-
-def _error(row: Row) -> JobError | None:
+def _error(row: Facts) -> JobError | None:
     if row["error"] is None:
         return None
     return JobError(message=row["error"], type=row["error_type"], status=row["http_status"])

@@ -4,7 +4,7 @@ from uuid import UUID
 
 from service.db import Database, Row
 from service.jobs.facts import Due
-from service.jobs.lifecycle import MOVES, AttemptState, Duty, Event, Status
+from service.jobs.lifecycle import AttemptState, Duty, Event, Status
 from service.jobs.store import CHANNEL, guard, target
 
 # `checks` grows with each look, so that the looks of a job that takes long grow apart.

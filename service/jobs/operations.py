@@ -5,6 +5,7 @@ However news of a job reaches us (a webhook, a status poll, a submit's own answe
 
 import hashlib
 from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
 import structlog
@@ -16,7 +17,7 @@ from service.context import Context
 from service.errors import Conflict, IdempotencyMismatch, UnknownModel
 from service.jobs import store
 from service.jobs.facts import Ending, Evidence, NewJob
-from service.jobs.lifecycle import Duty, Event
+from service.jobs.lifecycle import Duty, Event, Status
 from service.jsontext import NotJSON, encode, parse_loosely
 from service.queue import TaskName
 
@@ -34,8 +35,10 @@ def ending(event: Event, status: int, error_type: str, words: str) -> Ending:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
+    """`created_at` is None when the job had been registered before."""
+
     job_id: UUID
-    created: bool
+    created_at: datetime | None
 
 
 def new_job_id() -> UUID:
@@ -45,18 +48,18 @@ def new_job_id() -> UUID:
 async def register(context: Context, job: NewJob, idempotency_key: str | None = None) -> Registered:
     """Make the job durable, then wake a worker. Raises IdempotencyMismatch."""
     if idempotency_key is None:
-        await store.register(context.db, job)
+        created_at: datetime | None = await store.register(context.db, job)
     else:
         fingerprint = fingerprint_of(job)
-        while await store.register_once(context.db, job, idempotency_key, fingerprint) is None:
+        while (created_at := await store.register_once(context.db, job, idempotency_key, fingerprint)) is None:
             known = await store.find_idempotency_key(context.db, job.tenant_id, idempotency_key)
             if known is None:
                 continue  # It was forgotten between the two statements, so this is a first use again.
             if known[1] != fingerprint:
                 raise IdempotencyMismatch
-            return Registered(known[0], created=False)
+            return Registered(known[0], None)
     context.nudger.nudge(TaskName.SUBMIT)
-    return Registered(job.id, created=True)
+    return Registered(job.id, created_at)
 
 
 def fingerprint_of(job: NewJob) -> bytes:
@@ -102,13 +105,15 @@ async def cancel(context: Context, job_id: UUID) -> bool:
     return True
 
 
-async def retry(context: Context, job: NewJob, old_status: str, retried_as: UUID | None) -> UUID:
+async def retry(context: Context, job: NewJob, old_status: str) -> Registered:
     """Repeat a job that failed or was cancelled as a new job, once. Raises Conflict."""
-    if old_status not in {"failed", "cancelled"}:
+    if old_status not in {Status.FAILED, Status.CANCELLED}:
         raise Conflict(f"Only a failed or cancelled job can be retried; this one is {old_status}.")
-    if retried_as is not None:
-        return retried_as
-    if await store.register_retry(context.db, job) is None:
-        raise Conflict("The job is being retried already.")
+    created_at = await store.register_retry(context.db, job)
+    if created_at is None:
+        made = await store.find_retry(context.db, job)
+        if made is None:
+            raise Conflict("The job was deleted.")
+        return Registered(made, None)
     context.nudger.nudge(TaskName.SUBMIT)
-    return job.id
+    return Registered(job.id, created_at)

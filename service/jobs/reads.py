@@ -95,6 +95,10 @@ _one = Compiled(
 )
 
 
+# The names of what a job is told from.
+COLUMNS = tuple(column.name for column in _summary.selected_columns) + ("input", "body")
+
+
 async def get(db: Database, tenant_id: UUID, job_id: UUID) -> Row | None:
     """One job, with its input and the body it ended with."""
     return await db.fetchrow(_one.sql, *_one.values(job_id=job_id, tenant_id=tenant_id))

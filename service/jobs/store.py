@@ -11,7 +11,7 @@ from uuid import UUID
 
 from service.catalog.base import Lifted
 from service.db import Database, Row
-from service.jobs.facts import Answer, Claim, Due, Ending, Evidence, NewJob
+from service.jobs.facts import Answer, Claim, Ending, Evidence, NewJob
 from service.jobs.lifecycle import MOVES, AttemptState, Duty, Event
 from service.jsontext import encode
 
@@ -57,9 +57,7 @@ WITH first_use AS (
     RETURNING job_id
 ), """ + _INSERT_JOB.format(only_if="FROM first_use")
 
-_RETRY_ONCE = "WITH " + _INSERT_JOB.format(
-    only_if="WHERE NOT EXISTS (SELECT FROM jobs old WHERE old.retry_of = $11::uuid)"
-)
+_RETRY_ONCE = "WITH " + _INSERT_JOB.format(only_if="ON CONFLICT (retry_of) WHERE retry_of IS NOT NULL DO NOTHING")
 
 
 def _job_values(job: NewJob) -> tuple[object, ...]:
@@ -96,6 +94,12 @@ async def register_retry(db: Database, job: NewJob) -> datetime | None:
     """As `register`, for a job that repeats `retry_of`. None: that was repeated before."""
     row = await db.fetchrow(_RETRY_ONCE, *_job_values(job))
     return row["created_at"] if row else None
+
+
+async def find_retry(db: Database, job: NewJob) -> UUID | None:
+    """The job that repeats `retry_of`."""
+    row = await db.fetchrow("SELECT id FROM jobs WHERE retry_of = $1", job.retry_of)
+    return row["id"] if row else None
 
 
 async def find_idempotency_key(db: Database, tenant_id: UUID, key: str) -> tuple[UUID, bytes] | None:
@@ -210,12 +214,12 @@ async def record_answers(db: Database, answers: Sequence[Answer]) -> list[tuple[
 # $1 job, $2 attempt, $3 source, $4 ended status, $5 http status, $6 body, $7 error type, $8 error,
 # $9 text, $10 seed, $11 usage, $12 timings, $13 age, $14 request ID, $15 gateway ID,
 # $16 evidence headers, $17 evidence body, $18 evidence http status
-_SETTLE = f"""
+_SETTLE = """
 WITH ended AS (
     DELETE FROM live_jobs
     USING attempts
     WHERE live_jobs.job_id = $1 AND attempts.job_id = $1 AND attempts.number = $2
-      AND {{guard}}
+      AND {guard}
       AND ($14::text IS NULL OR attempts.provider_request_id IS NULL OR attempts.provider_request_id = $14)
     RETURNING live_jobs.*
 ), outcome AS (
@@ -239,9 +243,9 @@ WITH ended AS (
     SELECT job_id, $2::int2, $3::text, clock_timestamp() - make_interval(secs => $13::float8), $18::int2,
            $16::jsonb, $17::bytea, 'applied'
     FROM ended WHERE $17::bytea IS NOT NULL
-){{files}}
+){files}
 SELECT ended.attempt AS latest, ended.tenant_id,
-       (SELECT pg_notify('{{channel}}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
+       (SELECT pg_notify('{channel}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
 FROM ended
 """
 

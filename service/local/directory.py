@@ -44,7 +44,7 @@ class DataDirectory:
                 who = f"process {owner.pid}" if owner else "another process"
                 raise InUse(f"{self.path} is in use by {who}; stop it, or choose another --data") from None
             lock.truncate(0)
-            lock.write(f"{ProcessIdentity.mine()}\n")
+            lock.write(f"{ProcessIdentity.of(os.getpid())}\n")
             lock.flush()
             self.withdraw()
             try:

@@ -1,6 +1,5 @@
 """A process named by its number and the time it started, so that a reused number is never taken for it."""
 
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,12 +16,6 @@ class ProcessIdentity:
         """None if there is no such process, or if it is dead and only waits to be reaped."""
         started = _started_linux(pid) if sys.platform == "linux" else _started_elsewhere(pid)
         return None if started is None else cls(pid, started)
-
-    @classmethod
-    def mine(cls) -> "ProcessIdentity":
-        identity = cls.of(os.getpid())
-        assert identity is not None, "this process is alive"
-        return identity
 
     @classmethod
     def parse(cls, text: str) -> "ProcessIdentity | None":

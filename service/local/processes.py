@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from service.local.account import Account
 from service.local.errors import CannotStart
@@ -45,7 +45,8 @@ class Program:
 def tell(line: str) -> None:
     # Whoever read our output may be gone; the children are to be looked after all the same.
     with suppress(OSError, ValueError):
-        print(line, file=sys.stderr, flush=True)
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
 
 
 class Child:
@@ -112,8 +113,7 @@ class Child:
                 return "was not started"
             process = self._process = self._open()
         self._register.add(self.program.name, process.pid)
-        assert process.stdout is not None
-        reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        reader = threading.Thread(target=self._read, args=(process.stdout or (),), daemon=True)
         reader.start()
         self._wait(process)
         reader.join(1)
@@ -136,7 +136,7 @@ class Child:
             **(program.account.credentials if program.account else {}),
         )
 
-    def _wait(self, process: "subprocess.Popen[str]") -> None:
+    def _wait(self, process: subprocess.Popen[str]) -> None:
         """Wait for the end, then end what the process left in its group, and only then let its number go."""
         if hasattr(os, "waitid"):
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -147,16 +147,16 @@ class Child:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _read(self, output: IO[str]) -> None:
-        name, log = self.program.name, self.program.log
-        with output, log.open("a") if log else open(os.devnull, "w") as file:
-            for line in output:
-                self.last_lines.append(line.rstrip())
-                if log is None:
-                    tell(f"{name:<8} | {line.rstrip()}")
-                else:
-                    file.write(line)
-                    file.flush()
+    def _read(self, output: Iterable[str]) -> None:
+        """To the very end: a child whose output nobody takes would stand still one day."""
+        log = self.program.log
+        for line in output:
+            self.last_lines.append(line.rstrip())
+            if log is None:
+                tell(f"{self.program.name:<8} | {line.rstrip()}")
+                continue
+            with suppress(OSError), log.open("a") as file:
+                file.write(line)
 
 
 class Supervisor:

@@ -49,7 +49,9 @@ def supervised(directory: DataDirectory) -> Iterator[tuple[Supervisor, Callable[
             place, remark = directory.place_servers(account)
             if remark:
                 tell(f"roundtrip: {remark}")
-            return Servers(directory, supervisor, place, sockets.enter_context(socket_directory(place, account)), account)
+            return Servers(
+                directory, supervisor, place, sockets.enter_context(socket_directory(place, account)), account
+            )
 
         sockets = stack.enter_context(ExitStack())
         supervisor = stack.enter_context(Supervisor(register))

@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import asyncpg
 import httpx
 
 from service.keys import ensure_admin_key
@@ -19,8 +18,8 @@ from service.local.environment import environment_of
 from service.local.errors import CannotStart
 from service.local.listening import address, listening
 from service.local.processes import Program, Supervisor
+from service.local.schema import database_in_use, migrate
 from service.local.servers import supervised
-from service.migrate import upgrade
 from service.settings import Settings
 
 READY_SECONDS = 60.0
@@ -60,7 +59,9 @@ def running(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> It
             database_url = database_url or servers.postgres()
             broker_url = broker_url or servers.valkey()
         key, key_file, first_start = admin_key(settings, directory)
-        prepare_database(database_url, key)
+        migrate(database_url)
+        with database_in_use():
+            asyncio.run(ensure_admin_key(database_url, key))
         directory.publish({"url": url, "database_url": database_url, "broker_url": broker_url})
 
         environment = os.environ | environment_of(settings)
@@ -120,14 +121,6 @@ def admin_key(settings: Settings, directory: DataDirectory) -> tuple[str, Path |
     if made:
         directory.write_private(file.name, f"{secrets.token_hex(8)}:{secrets.token_urlsafe(32)}\n")
     return file.read_text().strip(), file, made
-
-
-def prepare_database(database_url: str, key: str) -> None:
-    try:
-        upgrade(database_url)
-        asyncio.run(ensure_admin_key(database_url, key))
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CannotStart(f"the database cannot be used: {error or type(error).__name__}") from None
 
 
 def wait_until_ok(supervisor: Supervisor, url: str, *, what: str) -> None:

@@ -78,7 +78,8 @@ async def result(request: SandboxRequest) -> Response:
     if entry.outcome is None:
         raise GatewayFailure(400, "bad_request", "Request is still in progress", _named(entry))
     headers = {**entry.outcome.headers, **_named(entry)}
-    return JSONResponse(entry.outcome.body, entry.outcome.status, headers=headers)
+    body = json.dumps(entry.outcome.body)  # ASCII, since an echoed text may hold half a surrogate pair
+    return Response(body, entry.outcome.status, headers=headers, media_type="application/json")
 
 
 async def cancel(request: SandboxRequest) -> Response:
@@ -104,8 +105,8 @@ async def _read_submit(request: SandboxRequest) -> tuple[Entry, bytes]:
 
 def _read_input(body: bytes, defaults: Knobs) -> tuple[Any, Knobs, Failure | None]:
     try:
-        value = json.loads(body) if body else {}
-    except ValueError as error:
+        value = json.loads(body, parse_constant=_refuse_constant) if body else {}
+    except (ValueError, RecursionError) as error:
         return None, defaults, ModelFailure(["body"], f"JSON decode error: {error}", "json_invalid")
     if not isinstance(value, dict):
         return None, defaults, ModelFailure(["body"], "Input should be an object", "dict_type")
@@ -113,6 +114,10 @@ def _read_input(body: bytes, defaults: Knobs) -> tuple[Any, Knobs, Failure | Non
         return value, read_knobs(value, defaults), None
     except ModelFailure as problem:
         return None, defaults, problem
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 async def _status_events(request: SandboxRequest, entry: Entry) -> AsyncIterator[str]:

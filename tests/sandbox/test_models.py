@@ -83,7 +83,7 @@ def test_sa2va_labels_are_unique_and_at_most_five(sandbox: Sandbox) -> None:
 def test_the_upscaler_enlarges_by_the_factor(sandbox: Sandbox, shapes_url: str, factor: float) -> None:
     output = sandbox.run(UPSCALER, image_url=shapes_url, upscale_factor=factor, seed=7)
     picture = fetch(sandbox, output["image"])
-    assert picture.size == (SIZE[0] * factor, SIZE[1] * factor)
+    assert picture.size == (round(SIZE[0] * factor), round(SIZE[1] * factor))
     assert picture.getpixel((0, 0)) == shapes().getpixel((0, 0))
     assert output["seed"] == 7
     assert output["timings"]["inference"] > 0

@@ -61,12 +61,17 @@ def test_an_empty_body_is_an_empty_object(sandbox: Sandbox) -> None:
     assert sandbox.result(accepted).json()["input"] == {}
 
 
-@pytest.mark.parametrize("body", ["{", "[1]", '"text"'])
+@pytest.mark.parametrize("body", ["{", "[1]", '"text"', '{"a": NaN}', "[" * 100_000])
 def test_a_body_that_no_model_can_use_is_accepted_and_fails_as_a_result(sandbox: Sandbox, body: str) -> None:
     accepted = sandbox.http.post("/sandbox/echo", content=body).raise_for_status().json()
     response = sandbox.result(accepted)
     assert response.status_code == 422
     assert response.json()["detail"][0]["loc"] == ["body"]
+
+
+def test_a_text_that_utf_8_cannot_hold_comes_back_as_it_was_sent(sandbox: Sandbox) -> None:
+    accepted = sandbox.http.post("/sandbox/echo", content=rb'{"text": "\ud800"}').json()
+    assert sandbox.result(accepted).json()["input"] == {"text": "\ud800"}
 
 
 def test_an_unknown_app_is_not_found(sandbox: Sandbox) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -91,7 +92,7 @@ def beat() -> None:
     """Run Celery beat: starts the sweeps by the clock. One of these is enough."""
     settings = _settings()
     settings.data.mkdir(parents=True, exist_ok=True)
-    _celery("beat", "--quiet", "--loglevel=WARNING", "--pidfile=", f"--schedule={settings.data / 'beat-schedule'}")
+    _celery("beat", "--loglevel=WARNING", "--pidfile=", f"--schedule={settings.data / 'beat-schedule'}")
 
 
 @main.command("gpu-worker")
@@ -209,7 +210,10 @@ def _celery(*arguments: str) -> None:
     settings.require_database_url()
     settings.require_broker_url()
     from celery.bin.celery import celery
+    from celery.exceptions import SecurityWarning
 
+    # Root in a container is nobody special, and the messages carry no code.
+    warnings.simplefilter("ignore", SecurityWarning)
     # Named, not imported: `service` stands without `tasks`.
     celery.main(["--app", "tasks.app:celery_app", "--quiet", *arguments], prog_name="celery")
 

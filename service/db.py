@@ -94,6 +94,10 @@ class Compiled:
         return [known[name] for name in self._order]
 
 
+async def _keep_session(_: "asyncpg.Connection[Row]") -> None:
+    return None
+
+
 @asynccontextmanager
 async def open_database(url: str, *, max_size: int = 12) -> AsyncGenerator[Database]:
     """Connections are made when they are first needed, so that a start survives a database that is away."""
@@ -105,6 +109,8 @@ async def open_database(url: str, *, max_size: int = 12) -> AsyncGenerator[Datab
         command_timeout=35,
         timeout=5,
         server_settings=SESSION,
+        # No statement of ours changes a session, so there is nothing to reset, and a round trip is saved.
+        reset=_keep_session,
     )
     await pool
     try:

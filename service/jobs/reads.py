@@ -96,7 +96,7 @@ _one = Compiled(
 
 
 # The names of what a job is told from.
-COLUMNS = tuple(column.name for column in _summary.selected_columns) + ("input", "body")
+COLUMNS = (*(column.name for column in _summary.selected_columns), "input", "body")
 
 
 async def get(db: Database, tenant_id: UUID, job_id: UUID) -> Row | None:

@@ -32,7 +32,8 @@ def target(event: Event) -> str:
 
 _INSERT_JOB = f"""
 job AS (
-    INSERT INTO jobs (id, tenant_id, model, input, provider, priority, webhook_url, deadline_at, metadata, tags, retry_of)
+    INSERT INTO jobs (id, tenant_id, model, input, provider, priority, webhook_url, deadline_at, metadata, tags,
+                      retry_of)
     SELECT $1::uuid, $2::uuid, $3::text, $4::text, $5::text, $6::text, $7::text,
            now() + make_interval(secs => $8::float8), $9::jsonb, $10::text[], $11::uuid
     {{only_if}}

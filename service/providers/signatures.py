@@ -119,30 +119,21 @@ class KeySet:
 
     async def verify(self, signed: Signed, body: bytes) -> None:
         """Raises SignatureRejected, or KeysUnavailable when there is nothing to check against."""
+        signature, message = bytes.fromhex(signed.signature), signed.message(body)
         if monotonic() - self._fetched_at > FRESH_SECONDS:
-            await self._fetch(self._fetched_at)
-        signature = bytes.fromhex(signed.signature)
-        message = signed.message(body)
+            await self._fetch_since(self._fetched_at)
         tried = self._fetched_at
         if _fits(self._keys, signature, message):
             return
-        if await self._fetch_once_more(tried) and _fits(self._keys, signature, message):
+        await self._fetch_since(tried)
+        if self._fetched_at > tried and _fits(self._keys, signature, message):
             return
         raise SignatureRejected
 
-    async def _fetch_once_more(self, tried: float) -> bool:
-        now = monotonic()
-        self._looks = min(LOOKS, self._looks + (now - self._looked_at) / SECONDS_A_LOOK)
-        self._looked_at = now
-        if self._looks < 1:
-            return False
-        self._looks -= 1
-        await self._fetch(tried)
-        return True
-
-    async def _fetch(self, tried: float) -> None:
+    async def _fetch_since(self, tried: float) -> None:
+        """Fetch the keys, unless somebody did after `tried`: a hundred webhooks that miss cost one look."""
         async with self._fetching:
-            if self._fetched_at > tried:
+            if self._fetched_at > tried or not (self._may_look() or not self._keys):
                 return
             try:
                 response = await self._http.get(self._url, timeout=5)
@@ -154,6 +145,15 @@ class KeySet:
                 log.warning("webhook keys could not be fetched", url=self._url, error=repr(error))
                 if not self._keys or monotonic() - self._fetched_at > LONGEST_SECONDS:
                     raise KeysUnavailable from error
+
+    def _may_look(self) -> bool:
+        now = monotonic()
+        self._looks = min(LOOKS, self._looks + (now - self._looked_at) / SECONDS_A_LOOK)
+        self._looked_at = now
+        if self._looks < 1:
+            return False
+        self._looks -= 1
+        return True
 
 
 def _fits(keys: tuple[bytes, ...], signature: bytes, message: bytes) -> bool:

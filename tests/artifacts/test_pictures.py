@@ -83,10 +83,8 @@ def test_a_sixteen_bit_mask_is_counted_by_its_upper_half(raster: tuple[int, int,
 @given(rasters(1), st.sampled_from([0, 90, 255]))
 def test_alpha_is_the_mask_where_the_colour_says_nothing(raster: tuple[int, int, bytes], colour: int) -> None:
     width, height, alphas = raster
-    if set(alphas) == {255}:
-        expected = [colour >= 128] * len(alphas)
-    else:
-        expected = [alpha >= 128 for alpha in alphas]
+    opaque = set(alphas) == {255}
+    expected = [(colour if opaque else alpha) >= 128 for alpha in alphas]
     grey = b"".join(bytes([colour, alpha]) for alpha in alphas)
     full = b"".join(bytes([colour, colour, colour, alpha]) for alpha in alphas)
     assert measured("LA", width, height, grey) == covered(width, height, expected)
@@ -197,12 +195,17 @@ async def test_a_child_refuses_a_bomb(tmp_path: Path) -> None:
         await measure_in_child(path, mask=True)
 
 
-async def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> str:
-    """Run the real child with another `measure`, and say why it was refused."""
+def child_with(measure: str, folder: Path) -> str:
+    """The real child, but for its `measure`."""
     source = Path(pictures.__file__).read_text().replace("CPU_SECONDS = 10", "CPU_SECONDS = 1")
-    child = tmp_path / "child.py"
-    child.write_text(source.replace("def main(", f"def measure(path):\n    {body}\n\n\ndef main("))
-    monkeypatch.setattr(pictures, "__file__", str(child))
+    child = folder / "child.py"
+    child.write_text(source.replace("def main(", f"def measure(path):\n    {measure}\n\n\ndef main("))
+    return str(child)
+
+
+async def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> str:
+    """Why a picture is refused that makes its decoder do that."""
+    monkeypatch.setattr(pictures, "__file__", child_with(body, tmp_path))
     with pytest.raises(PictureRefused) as caught:
         await measure_in_child(tmp_path, mask=False)
     return str(caught.value)

@@ -66,9 +66,9 @@ async def test_everything_else_is_saved_and_not_shown(tmp_path: Path, kind: str)
     assert response.headers["content-disposition"] == 'attachment; filename="page.html"'
 
 
-@pytest.mark.parametrize("asked", [{}, {"range": "bytes=0-1"}, {"range": "bytes=9999-"}, {"if_none_match": "*"}])
-async def test_every_answer_forbids_sniffing_and_running(tmp_path: Path, asked: dict[str, str]) -> None:
-    response, _ = await serve(tmp_path, **asked)
+@pytest.mark.parametrize("asked", ["bytes=0-", "bytes=0-1", "bytes=9999-", "nothing"])
+async def test_every_answer_forbids_sniffing_and_running(tmp_path: Path, asked: str) -> None:
+    response, _ = await serve(tmp_path, range=asked)
     assert response.headers["x-content-type-options"] == "nosniff"
     assert response.headers["content-security-policy"] == "sandbox; default-src 'none'"
 

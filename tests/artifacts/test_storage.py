@@ -15,7 +15,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
-from service.artifacts import storage as module
 from service.artifacts.storage import Storage, TooLarge
 
 LARGE = bytes(range(256)) * 30_000  # more than one of the bucket's parts
@@ -157,7 +156,7 @@ async def test_the_bytes_reach_the_disk_before_their_name_and_the_name_before_th
         done.append(("replace", self.suffix))
         return replace(self, target)
 
-    monkeypatch.setattr(module.os, "fsync", watched_fsync)
+    monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(Path, "replace", watched_replace)
     await store.put(chunks(b"x"), 10)
     assert done == [("fsync", ".part"), ("replace", ".part"), ("fsync", "folder"), ("fsync", "folder")]
@@ -177,7 +176,7 @@ asyncio.run(Storage.open(sys.argv[1]).put(slow(), 10**6))
 """
 
 
-async def test_a_process_killed_half_way_leaves_no_blob_and_its_part_is_cleared_away(tmp_path: Path) -> None:
+def test_a_process_killed_half_way_leaves_no_blob_and_its_part_is_cleared_away(tmp_path: Path) -> None:
     command = [sys.executable, "-c", PUT_AND_HANG, tmp_path.as_uri()]
     with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None

@@ -10,7 +10,7 @@ import httpx
 from service.artifacts.storage import Storage
 from service.catalog import Catalog
 from service.db import Database, open_database
-from service.network import AddressGuard, open_http
+from service.network import AddressGuard, authority, open_http
 from service.providers.address import Sealer
 from service.providers.fal import FalQueue
 from service.providers.signatures import KeySet
@@ -62,7 +62,10 @@ async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGen
 
 
 def download_guard(settings: Settings) -> AddressGuard:
-    """Outputs name addresses; only public ones are fetched, and the hosts that the operator named himself."""
-    named = (settings.fal_queue_url, settings.fal_jwks_url, settings.public_url)
-    hosts = frozenset(host for url in named if (host := urlsplit(url).hostname))
-    return AddressGuard(allow_private=settings.allow_private_networks, trusted_hosts=hosts)
+    """Outputs name addresses; only public ones are fetched, and what the operator named himself.
+
+    A provider's files may be on another port of its host, ours are where we are.
+    """
+    hosts = {host for url in (settings.fal_queue_url, settings.fal_jwks_url) if (host := urlsplit(url).hostname)}
+    trusted = frozenset({*hosts, authority(settings.public_url)})
+    return AddressGuard(allow_private=settings.allow_private_networks, trusted_hosts=trusted)

@@ -16,6 +16,9 @@ from service.queue import TaskName
 log = structlog.get_logger()
 
 ROUND = 16
+
+# Each may take the memory that a decoder is allowed.
+DECODERS = asyncio.Semaphore(2)
 LARGEST_FILE = 512 * 2**20
 COPY_SECONDS = 120.0
 LEASE_SECONDS = COPY_SECONDS + 30.0
@@ -53,7 +56,8 @@ async def _measure(spooled: Spooled, owed: OwedCopy) -> Measured:
     """A file that is strange is stored all the same: the model gave it, and it was paid for."""
     picture, mask = Picture(UNREADABLE, None, None), None
     try:
-        picture, mask = await measure_in_child(spooled.path, mask=owed.kind == "mask")
+        async with DECODERS:
+            picture, mask = await measure_in_child(spooled.path, mask=owed.kind == "mask")
     except PictureRefused as error:
         log.warning("a file was stored unmeasured", job_id=str(owed.job_id), index=owed.index, reason=str(error))
     return _facts(spooled, picture, mask)

@@ -7,9 +7,12 @@ import click
 
 from service.local.up import Running
 
-# A red square of 16 by 16 pixels, so that the request needs no network.
-PICTURE = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAABAAAAAQCAIAAACQkWg2AAAAGklEQVR42mM8ISfHQApgYiARjGoY1TB0NAAATx8BJMixHB8AAAAASUVORK5CYII="
-EXAMPLE = {"model": "fal-ai/llava-next", "input": {"image_url": PICTURE, "prompt": "What is in the picture?"}}
+# A red square of 8 by 8 pixels, so that the request needs no network.
+PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8ISfHgA0wMeAAg1MCANDKARQfGKMRAAAAAElFTkSuQmCC"
+EXAMPLE = {
+    "model": "fal-ai/llava-next",
+    "input": {"image_url": f"data:image/png;base64,{PIXELS}", "prompt": "What is in the picture?"},
+}
 
 
 def announce(service: Running) -> None:

@@ -72,13 +72,17 @@ def running(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> It
         sandbox_url = None
         if not settings.uses_real_fal:
             sandbox = stack.enter_context(listening("127.0.0.1", 0))
-            sandbox_url = start_sandbox(supervisor, sandbox, environment)
+            sandbox_url = address(sandbox)
+            environment["ROUNDTRIP_SANDBOX_PUBLIC_URL"] = sandbox_url
             environment["FAL_KEY"] = SANDBOX_KEY
             environment["ROUNDTRIP_FAL_QUEUE_URL"] = sandbox_url
             environment["ROUNDTRIP_FAL_JWKS_URL"] = f"{sandbox_url}/.well-known/jwks.json"
+            supervisor.start(program("sandbox", environment, sandbox))
         supervisor.start(program("worker", environment, patience=30))
         supervisor.start(program("beat", environment))
         supervisor.start(program("api", environment, listener))
+        if sandbox_url is not None:
+            wait_until_ok(supervisor, f"{sandbox_url}/healthz", what="the sandbox")
         wait_until_ok(supervisor, f"{url}/readyz", what="the service")
         yield Running(
             url=url,
@@ -103,13 +107,6 @@ def program(
     descriptor = listener.fileno()
     command += ["--fd", str(descriptor)]
     return Program(name, command, environment, descriptors=[descriptor], patience=patience)
-
-
-def start_sandbox(supervisor: Supervisor, listener: socket.socket, environment: Mapping[str, str]) -> str:
-    url = address(listener)
-    supervisor.start(program("sandbox", {**environment, "ROUNDTRIP_SANDBOX_PUBLIC_URL": url}, listener))
-    wait_until_ok(supervisor, f"{url}/healthz", what="the sandbox")
-    return url
 
 
 def admin_key(settings: Settings, directory: DataDirectory) -> tuple[str, Path | None, bool]:

@@ -34,6 +34,7 @@ LONGEST_SECONDS = 86_400
 # enough for a rotation under attack, too few to be used against the key server.
 LOOKS = 30
 SECONDS_A_LOOK = 2.0
+SECONDS_AFTER_FAILURE = 1.0
 
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 DECIMAL_SECONDS = re.compile(r"[0-9]{1,11}")
@@ -113,6 +114,7 @@ class KeySet:
         self._url = url
         self._keys: tuple[bytes, ...] = ()
         self._fetched_at = float("-inf")
+        self._failed_at = float("-inf")
         self._looks = float(LOOKS)
         self._looked_at = monotonic()
         self._fetching = asyncio.Lock()
@@ -133,7 +135,11 @@ class KeySet:
     async def _fetch_since(self, tried: float) -> None:
         """Fetch the keys, unless somebody did after `tried`: a hundred webhooks that miss cost one look."""
         async with self._fetching:
-            if self._fetched_at > tried or not (self._may_look() or not self._keys):
+            if self._fetched_at > tried:
+                return
+            if not self._keys and monotonic() - self._failed_at < SECONDS_AFTER_FAILURE:
+                raise KeysUnavailable
+            if self._keys and not self._may_look():
                 return
             try:
                 response = await self._http.get(self._url, timeout=5)
@@ -142,6 +148,7 @@ class KeySet:
                 self._keys = read_key_set(response.content)
                 self._fetched_at = monotonic()
             except (httpx.HTTPError, KeysUnavailable) as error:
+                self._failed_at = monotonic()
                 log.warning("webhook keys could not be fetched", url=self._url, error=repr(error))
                 if not self._keys or monotonic() - self._fetched_at > LONGEST_SECONDS:
                     raise KeysUnavailable from error

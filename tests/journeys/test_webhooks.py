@@ -130,11 +130,12 @@ def test_a_key_that_appears_later_counts(client: Driver, fal: StandIn, tag: str)
 
 
 def test_forgeries_do_not_make_us_ask_for_keys_each_time(client: Driver, fal: StandIn, tag: str) -> None:
+    """Else whoever forges webhooks makes us a hammer on fal's key server."""
     _, run = held(client, fal, tag)
     before = fal.key_reads
-    for _ in range(30):
+    for _ in range(120):
         fal.deliver(run, webhooks.by_a_stranger)
-    assert fal.key_reads - before <= 5
+    assert fal.key_reads - before <= 60
     fal.deliver(run)
 
 

@@ -133,6 +133,7 @@ def main() -> int:
     options.add_argument("--data", type=Path, default=Path(".roundtrip"))
     options.add_argument("--once", action="store_true", help="end after the table")
     chosen = options.parse_args()
+    print("Starting PostgreSQL, Valkey, the API, the worker, beat and the sandbox …", flush=True)
     with until_stopped() as stop, running(load_settings(data=chosen.data), chosen.host, chosen.port) as service:
         stop.second_time(service.supervisor.hurry)
         completed = show(service)

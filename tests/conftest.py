@@ -5,6 +5,7 @@ What a test writes is committed, as in production, and deleted when it ends.
 
 import secrets
 import socket
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -15,16 +16,17 @@ import httpx
 import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from uuid_utils.compat import uuid7
 
 from service.app import create_app
 from service.context import Context, open_context
 from service.db import Database
 from service.keys import SCOPES, digest
 from service.migrate import upgrade
+from service.network import open_http
 from service.providers.signatures import KeySet
 from service.queue import Nudger, TaskName
 from service.settings import Settings
+from tests.making import make_tenant
 from tests.provider import Provider, running_provider
 from tests.servers import Addresses, delete_all_rows, running_servers
 from tests.serving import address_of, serving
@@ -96,26 +98,26 @@ def nudges() -> list[TaskName]:
     return []
 
 
+@pytest.fixture(scope="session")
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """A client as the service opens it for its provider."""
+    async with open_http(guard=None) as http:
+        yield http
+
+
 @pytest.fixture
-def context(opened: Context, db: Database, provider: Provider, nudges: list[TaskName]) -> Iterator[Context]:
+def context(
+    opened: Context, db: Database, provider: Provider, http: httpx.AsyncClient, nudges: list[TaskName]
+) -> Iterator[Context]:
+    """As a worker has it; the keys of webhooks are not fetched yet."""
     nudger = Nudger(publish=nudges.append)
-    yield replace(opened, nudger=nudger, fal_keys=KeySet(opened.fal_http, opened.settings.fal_jwks_url))
+    yield replace(opened, nudger=nudger, fal_keys=KeySet(http, opened.settings.fal_jwks_url))
     nudger.close()
 
 
 @pytest.fixture
 async def tenant(db: Database) -> UUID:
     return await make_tenant(db, "ours")
-
-
-async def make_tenant(db: Database, name: str) -> UUID:
-    row = await db.fetchrow(
-        "INSERT INTO tenants (id, name) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET name = $2 RETURNING id",
-        uuid7(),
-        name,
-    )
-    assert row is not None
-    return UUID(str(row["id"]))
 
 
 @pytest.fixture(scope="session")
@@ -163,9 +165,7 @@ async def nobody(api: str) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """A short path, as sockets need it."""
-    import tempfile
-
     with tempfile.TemporaryDirectory(prefix="rt-") as name:
         yield Path(name)

@@ -18,6 +18,16 @@ DOG = b'{"output": "A dog."}'
 PROMPT = {"image_url": "https://example.com/a.png", "prompt": "What is this?"}
 
 
+async def make_tenant(db: Database, name: str) -> UUID:
+    row = await db.fetchrow(
+        "INSERT INTO tenants (id, name) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET name = $2 RETURNING id",
+        uuid7(),
+        name,
+    )
+    assert row is not None
+    return UUID(str(row["id"]))
+
+
 def new_job(tenant: UUID, **changes: Any) -> NewJob:
     return NewJob(**{"id": uuid7(), "tenant_id": tenant, "model": MODEL, "input": INPUT, **changes})
 

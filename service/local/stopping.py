@@ -4,7 +4,6 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
 
 
 class Stopped(KeyboardInterrupt):
@@ -19,7 +18,7 @@ class Stopping:
     def second_time(self, hurry: Callable[[], None]) -> None:
         self._hurry = hurry
 
-    def wait(self) -> NoReturn:
+    def wait(self) -> None:
         """Until the first signal, which ends this by raising Stopped."""
         while True:
             signal.pause()

@@ -62,7 +62,7 @@ def test_the_next_start_finds_everything_again(fal: StandIn, service: Service, e
 
 def test_sigterm_leaves_nothing_behind(service: Service) -> None:
     started = service.processes()
-    assert any(map(is_worker, started)) and any(map(is_api, started)) and any(map(is_postgres, started))
+    assert all(any(map(which, started)) for which in (is_worker, is_api, is_postgres))
     assert service.stop() == 0
     assert wait_gone(started, within=5) == []
 

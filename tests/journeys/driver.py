@@ -157,8 +157,9 @@ def assert_refused(answer: httpx.Response, *statuses: int) -> Json:
         f"{answer.status_code} {answer.text[:300]}"
     )
     body = parsed(answer)
-    assert isinstance(body.get("error_type"), str) and body["error_type"], body
-    assert isinstance(body.get("message"), str) and body["message"], body
+    for name in ("error_type", "message"):
+        assert isinstance(body.get(name), str), body
+        assert body[name], body
     detail = body.get("detail")
     assert detail, body
     if isinstance(detail, list):

@@ -299,7 +299,7 @@ def test_a_broken_model_fails_the_job_with_its_own_status(client: Driver, fal: S
 TEXTS = {
     "NUL characters": b'{"output": "before\\u0000after\\u0000"}',
     "half a surrogate pair": b'{"output": "\\ud800 alone"}',
-    "control characters and marks": '{"output": "\\u0001\\u202e\\ufeff <script>alert(1)</script> é e\u0301 🎨"}'.encode(),
+    "control characters": '{"output": "\\u0001\\u202e\\ufeff <script>alert(1)</script> é e\u0301 🎨"}'.encode(),
     "three megabytes": as_json({"output": "Æther " * 450_000}),
     "NUL under other names": b'{"output": "x", "usage": {"a\\u0000b": 1}, "timings": {"t\\u0000": 0.5}}',
 }

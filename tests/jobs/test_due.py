@@ -1,0 +1,171 @@
+"""Live jobs whose time has come, each with what is owed to it."""
+
+import asyncio
+from collections import Counter
+from uuid import UUID
+
+import pytest
+
+from service.db import Database
+from service.jobs import due, store
+from service.jobs.facts import Due
+from service.jobs.lifecycle import Duty
+from tests import making
+
+
+async def take(db: Database, *jobs: UUID) -> list[Due]:
+    for job_id in jobs:
+        await making.make_due(db, job_id)
+    return await due.take_due(db, 100, 30.0)
+
+
+async def test_nothing_is_due_before_its_time(db: Database, tenant: UUID) -> None:
+    await making.queued(db, tenant)
+    await making.submitted(db, tenant)
+    assert await due.take_due(db, 100, 30.0) == []
+
+
+async def test_a_dead_workers_submission_is_taken(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    [job] = await take(db, claim.job_id)
+    assert (job.job_id, job.attempt, job.duty, job.past_deadline) == (claim.job_id, 1, Duty.ANSWER, False)
+
+
+async def test_a_late_webhook_is_taken_with_the_addresses_of_its_request(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    answer = making.accepted(claim, "r-1", status_url="s", response_url="r", cancel_url="c")
+    await store.record_answers(db, [answer])
+    [job] = await take(db, claim.job_id)
+    assert (job.duty, job.provider_request_id) == (Duty.REPORT, "r-1")
+    assert (job.status_url, job.response_url, job.cancel_url) == ("s", "r", "c")
+
+
+async def test_a_doubt_that_lasted_is_taken(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.ambiguous(claim)])
+    [job] = await take(db, claim.job_id)
+    assert (job.duty, job.abandoned) == (Duty.SETTLE, 0)
+
+
+async def test_a_queued_job_is_taken_only_past_its_deadline(db: Database, tenant: UUID) -> None:
+    in_time = await making.queued(db, tenant, deadline_seconds=3600.0)
+    too_late = await making.queued(db, tenant, deadline_seconds=3600.0)
+    await making.make_due(db, in_time)
+    await making.pass_deadline(db, too_late)
+    [job] = await due.take_due(db, 100, 30.0)
+    assert (job.job_id, job.past_deadline) == (too_late, True)
+
+
+async def test_a_refused_job_that_waits_longer_than_its_deadline_is_taken_then(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
+    await store.record_answers(db, [making.refused(claim, delay=86_400.0)])
+    await db.execute("UPDATE live_jobs SET deadline_at = now() - interval '1 ms'")
+    assert [job.past_deadline for job in await due.take_due(db, 100, 30.0)] == [True]
+
+
+async def test_a_submitted_job_is_taken_when_its_deadline_passes(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
+    await store.record_answers(db, [making.accepted(claim, delay=86_400.0)])
+    await db.execute("UPDATE live_jobs SET deadline_at = now() - interval '1 ms'")
+    assert [job.past_deadline for job in await due.take_due(db, 100, 30.0)] == [True]
+
+
+async def test_each_due_job_is_taken_once_by_many_watchers(db: Database, tenant: UUID) -> None:
+    claims = [await making.submitted(db, tenant) for _ in range(30)]
+    for claim in claims:
+        await making.make_due(db, claim.job_id)
+    rounds = await asyncio.gather(*(due.take_due(db, 5, 30.0) for _ in range(10)))
+    assert Counter(job.job_id for taken in rounds for job in taken) == Counter(claim.job_id for claim in claims)
+
+
+async def test_a_job_that_was_taken_is_due_again_later(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    [first] = await take(db, claim.job_id)
+    assert await due.take_due(db, 100, 30.0) == []
+    [second] = await take(db, claim.job_id)
+    assert (first.checks, second.checks) == (1, 2)
+
+
+async def test_a_look_comes_no_later_than_the_deadline(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant, deadline_seconds=60.0)
+    await making.make_due(db, claim.job_id)
+    await due.take_due(db, 100, 3600.0)
+    row = await making.live(db, claim.job_id)
+    assert row is not None
+    assert row["due_at"] == row["deadline_at"]
+
+
+async def test_doubt_and_a_new_submission_leave_their_traces(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    [job] = await take(db, claim.job_id)
+    assert await due.doubt(db, job, 60.0)
+    [job] = await take(db, claim.job_id)
+    assert await due.submit_again(db, job)
+    [again] = await making.claim_all(db)
+    assert again.attempt == 2
+    assert await making.events(db, claim.job_id) == ["registered", "ambiguous", "abandoned"]
+
+
+async def test_a_watcher_that_comes_too_late_moves_nothing(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    [job] = await take(db, claim.job_id)
+    await store.record_answers(db, [making.accepted(claim)])
+    assert not await due.doubt(db, job, 60.0)
+    assert not await due.submit_again(db, job)
+    assert await making.status(db, claim.job_id) == "submitted"
+
+
+async def test_two_watchers_submit_a_job_again_once(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.ambiguous(claim)])
+    [job] = await take(db, claim.job_id)
+    assert sum(await asyncio.gather(*(due.submit_again(db, job) for _ in range(5)))) == 1
+
+
+async def test_a_start_is_told_once_and_a_position_always(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    [job] = await take(db, claim.job_id)
+    await due.record_progress(db, job, running=False, queue_position=7)
+    row = await making.live(db, claim.job_id)
+    await asyncio.gather(*(due.record_progress(db, job, running=True, queue_position=None) for _ in range(3)))
+    assert row is not None
+    assert row["queue_position"] == 7
+    assert await making.status(db, claim.job_id) == "in_progress"
+    assert await making.events(db, claim.job_id) == ["registered", "accepted", "started"]
+
+
+async def test_progress_never_goes_back(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    [job] = await take(db, claim.job_id)
+    await due.record_progress(db, job, running=True, queue_position=None)
+    await due.record_progress(db, job, running=False, queue_position=2)
+    assert await making.status(db, claim.job_id) == "in_progress"
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+async def test_a_look_is_brought_forward_for_the_attempt_that_is_meant(
+    db: Database, tenant: UUID, attempt: int
+) -> None:
+    claim = await making.submitted(db, tenant)
+    assert await due.look_now(db, claim.job_id, attempt) is (attempt == 1)
+    assert len(await due.take_due(db, 100, 30.0)) == (1 if attempt == 1 else 0)
+
+
+async def test_one_look_sees_all_that_is_owed(db: Database, tenant: UUID) -> None:
+    assert dict(await due.anything_due(db)) == {"submit": False, "watch": False, "copy": False}
+    claim = await making.submitted(db, tenant)
+    await making.make_due(db, claim.job_id)
+    await making.queued(db, tenant)
+    assert dict(await due.anything_due(db)) == {"submit": True, "watch": True, "copy": False}
+
+
+async def test_tidying_forgets_only_what_is_over(db: Database, tenant: UUID) -> None:
+    for number, age in enumerate(("8 days", "6 days")):
+        await store.register_once(db, making.new_job(tenant), f"key-{number}", b"")
+        await db.execute(
+            f"UPDATE idempotency_keys SET created_at = now() - interval '{age}' WHERE key = $1", f"key-{number}"
+        )
+        await db.execute("INSERT INTO waiters VALUES ($1, now() + $2 * interval '1 s')", UUID(int=number), number - 0.5)
+    await due.tidy(db, idempotency_days=7)
+    assert [row["key"] for row in await db.fetch("SELECT key FROM idempotency_keys")] == ["key-1"]
+    assert [row["job_id"].int for row in await db.fetch("SELECT job_id FROM waiters")] == [1]

@@ -1,0 +1,168 @@
+"""A job ends once: by the first valid news of any of its attempts, whoever else has news at the time."""
+
+import asyncio
+import random
+from collections.abc import Coroutine
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from service.catalog.base import Lifted, LiftedFile
+from service.db import Database
+from service.jobs import due, operations, store
+from service.jobs.facts import Ending
+from service.jobs.lifecycle import Event
+from tests import making
+
+
+async def test_news_of_the_end_moves_the_job_from_one_table_to_the_other(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant, "r-1")
+    assert await making.settle(db, claim, evidence=making.heard(request_id="r-1", age=0.5))
+    row = await making.outcome(db, claim.job_id)
+    assert row is not None
+    assert await making.live(db, claim.job_id) is None
+    assert (row["status"], row["body"], row["attempt"], row["source"]) == ("completed", making.CAT, 1, "webhook")
+    assert row["received_at"] < row["completed_at"]
+    assert await making.events(db, claim.job_id) == ["registered", "accepted", "completed"]
+
+
+async def test_the_evidence_of_an_end_is_kept_to_the_byte(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    body = b'{"payload": "\\u0000\xff"}'
+    await making.settle(db, claim, evidence=making.heard(body, headers='{"a": "b"}', http_status=200))
+    [report] = await making.reports(db, claim.job_id)
+    assert (report["body"], report["verdict"], report["http_status"]) == (body, "applied", 200)
+
+
+async def test_the_files_of_an_output_are_owed_from_the_moment_of_its_end(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    files = tuple(LiftedFile("mask", index, f"https://example.com/{index}.png") for index in range(3))
+    await store.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", Lifted(files=files))
+    rows = await db.fetch("SELECT index FROM copies JOIN artifacts USING (job_id, kind, index) ORDER BY index")
+    assert [row["index"] for row in rows] == [0, 1, 2]
+
+
+async def test_an_outcome_cannot_be_updated(db: Database, tenant: UUID) -> None:
+    claim = await making.ended(db, tenant)
+    with pytest.raises(asyncpg.RaiseError, match="is final"):
+        await db.execute("UPDATE outcomes SET body = 'x' WHERE job_id = $1", claim.job_id)
+
+
+async def test_two_ends_at_once_leave_one(db: Database, tenant: UUID) -> None:
+    for _ in range(20):
+        claim = await making.submitted(db, tenant)
+        endings = [making.completed(), making.completed(making.DOG), making.failed()] * 3
+        settled = await asyncio.gather(*(making.settle(db, claim, ending) for ending in endings))
+        assert sum(settled) == 1
+        row = await making.outcome(db, claim.job_id)
+        assert row is not None
+        assert row["body"] == endings[settled.index(True)].body
+
+
+async def test_an_end_and_its_submit_answers_do_not_wait_for_each_other(db: Database, tenant: UUID) -> None:
+    for _ in range(6):
+        for _ in range(20):
+            await making.queued(db, tenant)
+        claims = await making.claim_all(db)
+        answers = [making.accepted(claim, f"r-{claim.job_id}") for claim in claims]
+        random.shuffle(answers)
+        work: list[Coroutine[Any, Any, Any]] = [store.record_answers(db, answers[:10])]
+        work += [making.settle(db, claim, evidence=making.heard(request_id=f"r-{claim.job_id}")) for claim in claims]
+        await asyncio.gather(*work, store.record_answers(db, answers[10:]))
+    rows = await db.fetch("SELECT state, provider_request_id = 'r-' || job_id AS same FROM attempts")
+    assert {(row["state"], row["same"]) for row in rows} == {("completed", True)}
+    assert await making.count(db, "live_jobs") == 0
+    assert await making.count(db, "outcomes") == 120
+
+
+async def test_all_that_can_be_done_at_once_ends_in_one_outcome(db: Database, tenant: UUID) -> None:
+    for _ in range(25):
+        claim = await making.claimed(db, tenant)
+        await making.make_due(db, claim.job_id)
+        [job] = await due.take_due(db, 10, 30.0)
+        work: list[Coroutine[Any, Any, Any]] = [
+            store.record_answers(db, [making.accepted(claim)]),
+            making.settle(db, claim),
+            making.settle(db, claim, making.failed()),
+            due.doubt(db, job, 60.0),
+            due.record_progress(db, job, running=True, queue_position=None),
+            store.request_cancel(db, claim.job_id),
+            store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True),
+        ]
+        random.shuffle(work)
+        await asyncio.gather(*work)
+        assert await making.live(db, claim.job_id) is None
+        assert (await making.events(db, claim.job_id))[-1] == await making.status(db, claim.job_id)
+
+
+async def test_the_first_valid_result_wins_though_its_attempt_was_given_up(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.ambiguous(claim, delay=0.0)])
+    [job] = await due.take_due(db, 10, 30.0)
+    await due.submit_again(db, job)
+    [second] = await making.claim_all(db)
+    assert await making.settle(db, claim, evidence=making.heard(request_id="first"))
+    row = await making.outcome(db, claim.job_id)
+    assert row is not None
+    assert row["attempt"] == 1
+    assert await making.file_report(db, second, making.completed(making.DOG)) == "late"
+    assert [each["state"] for each in await making.attempts(db, claim.job_id)] == ["completed", "submitting"]
+
+
+async def test_news_under_a_foreign_request_id_ends_nothing(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant, "ours")
+    assert not await making.settle(db, claim, evidence=making.heard(request_id="theirs"))
+    assert await making.status(db, claim.job_id) == "submitted"
+
+
+async def test_news_of_an_attempt_that_never_was_ends_nothing(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    result = await store.settle(db, claim.job_id, 2, making.completed(), making.heard(), "webhook", Lifted())
+    assert result is None
+    assert await making.status(db, claim.job_id) == "submitted"
+
+
+async def test_an_early_webhook_gives_the_attempt_its_id(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await making.settle(db, claim, evidence=making.heard(request_id="r-1", gateway_request_id="g-1"))
+    [attempt] = await making.attempts(db, claim.job_id)
+    assert (attempt["provider_request_id"], attempt["gateway_request_id"]) == ("r-1", "g-1")
+
+
+WORDS = "\0 \ud800 é"
+
+
+async def test_words_that_a_text_column_cannot_hold_are_kept_readable(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    ending = Ending(Event.FAILED, 422, b'{"detail": "x"}', WORDS, WORDS)
+    files = (LiftedFile("image", 0, "https://example.com/a.png", label=WORDS, file_name=WORDS, content_type=WORDS),)
+    lifted = Lifted(text=WORDS, files=files)
+    evidence = making.heard(request_id="r", gateway_request_id=WORDS)
+    assert await store.settle(db, claim.job_id, 1, ending, evidence, "webhook", lifted) is not None or True
+    row = await making.outcome(db, claim.job_id)
+    assert row is not None
+    assert row["error"] == "\ufffd ? é"
+
+
+@pytest.mark.parametrize("name", ["error_type", "gateway_request_id"])
+async def test_no_word_of_a_provider_stops_an_end(db: Database, tenant: UUID, name: str) -> None:
+    claim = await making.claimed(db, tenant)
+    kind, gateway = (WORDS, None) if name == "error_type" else ("model_error", WORDS)
+    ending = Ending(Event.FAILED, 422, b'{"detail": "x"}', "It broke.", kind)
+    assert await making.settle(db, claim, ending, making.heard(request_id="r-1", gateway_request_id=gateway))
+
+
+@pytest.mark.parametrize(
+    "lifted",
+    [
+        Lifted(seed=10**40),
+        Lifted(usage={"tokens": 10**40}),
+        Lifted(usage={"tokens": -(2**64)}),
+        Lifted(timings={"total": 1e300}),
+    ],
+)
+async def test_no_figure_of_a_model_stops_an_end(db: Database, tenant: UUID, lifted: Lifted) -> None:
+    claim = await making.submitted(db, tenant)
+    assert await store.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted) is not None

@@ -31,9 +31,8 @@ ENV PATH=/opt/roundtrip/bin:$PATH \
     ROUNDTRIP_DATA=/var/lib/roundtrip
 USER roundtrip
 WORKDIR /var/lib/roundtrip
-VOLUME /var/lib/roundtrip
 EXPOSE 8000
 
-# Meant for `api`, which is what listens; compose.yaml gives it to that service alone.
+# What is healthy differs from process to process, so compose.yaml says it, and not the image.
 ENTRYPOINT ["roundtrip"]
 CMD ["api", "--host", "0.0.0.0", "--port", "8000"]

@@ -1,6 +1,7 @@
 """The demo's picture: a white pickup truck on a road before a red building, the same at every run."""
 
 import io
+import sys
 
 from PIL import Image, ImageDraw
 
@@ -85,3 +86,7 @@ def truck(scene: Scene, left: float, ground: float) -> None:
     for wheel in (left + 92, left + 342):
         scene.disc(wheel, ground - 30, 40, TYRE)
         scene.disc(wheel, ground - 30, 18, HUB)
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(draw())

@@ -86,8 +86,24 @@ def pip(draft: Path) -> list[str | Path]:
 def sync(uv: Path) -> None:
     print("setup: installing what uv.lock names into .venv", flush=True)
     settings = {"UV_PROJECT_ENVIRONMENT": str(VENV), "UV_PYTHON_DOWNLOADS": "never"}
+    if not can_cache():
+        settings["UV_NO_CACHE"] = "1"
     outer = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
-    run([uv, "sync", "--frozen", "--quiet", "--python", PYTHON], environment=outer | settings)
+    command: list[str | Path] = [uv, "sync", "--frozen", "--quiet", "--python", PYTHON]
+    if subprocess.run(command, cwd=ROOT, env=outer | settings, check=False).returncode != 0:
+        print("setup: once more, with the certificates that this machine trusts", flush=True)
+        run([*command, "--system-certs"], outer | settings)
+
+
+def can_cache() -> bool:
+    """Not so for an account without a home; uv would end there instead of doing without."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    place = Path(os.environ.get("UV_CACHE_DIR") or Path(home) / "uv")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(place, os.W_OK)
 
 
 def run(command: list[str | Path], environment: dict[str, str] | None = None) -> None:

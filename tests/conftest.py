@@ -30,6 +30,7 @@ from tests.making import make_tenant
 from tests.provider import Provider, running_provider
 from tests.servers import Addresses, delete_all_rows, running_servers
 from tests.serving import address_of, serving
+from tests.webhooks.posting import Poster
 
 hypothesis_settings.register_profile(
     "roundtrip", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -169,3 +170,10 @@ def folder() -> Iterator[Path]:
     """A short path, as sockets need it."""
     with tempfile.TemporaryDirectory(prefix="rt-") as name:
         yield Path(name)
+
+
+@pytest.fixture
+async def poster(api: str, opened: Context, provider: Provider) -> AsyncIterator[Poster]:
+    """Posts webhooks to the API as the provider does."""
+    async with httpx.AsyncClient(base_url=api, trust_env=False, timeout=30) as http:
+        yield Poster(http, provider, await opened.sealer())

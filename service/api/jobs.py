@@ -1,5 +1,6 @@
 """Everything under /v1/jobs that reads a job or asks for its end."""
 
+import asyncio
 from time import monotonic
 from uuid import UUID
 
@@ -20,6 +21,10 @@ from service.jobs.waiting import Waiting, wait_for
 from service.keys import Caller
 
 LONGEST_WAIT_SECONDS = 120.0
+
+# Files are copied right after the end; who waits for a job is told with the copies in place, if they come soon.
+COPIES_WAIT_SECONDS = 3.0
+COPIES_LOOK_SECONDS = 0.1
 
 
 async def list_jobs(request: Request) -> Response:
@@ -57,16 +62,22 @@ def _wait_seconds(text: str | None) -> float:
 async def _wait_for_end(request: Request, caller: Caller, job_id: UUID, seconds: float) -> Row:
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
-    until = monotonic() + seconds
+    until, ended_by = monotonic() + seconds, monotonic()
     async with waiting.on(job_id, seconds) as changed:
         while True:
             row = await reads.get(context.db, caller.tenant_id, job_id)
             if row is None:
                 raise NotFound("The job was deleted.")
             left = until - monotonic()
-            if row["status"] not in LIVE or left <= 0 or await request.is_disconnected():
+            live = row["status"] in LIVE
+            if left <= 0 or not (live or request.state.renderer.owes_copies(row)) or await request.is_disconnected():
                 return row
-            await wait_for(changed, left)
+            if live:
+                await wait_for(changed, left)
+                ended_by = monotonic()
+            else:
+                until = min(until, ended_by + COPIES_WAIT_SECONDS)
+                await asyncio.sleep(COPIES_LOOK_SECONDS)
 
 
 async def show_result(request: Request) -> Response:

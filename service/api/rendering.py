@@ -71,6 +71,10 @@ class Renderer:
     def images(self, row: Facts) -> list[Image]:
         return [Image(**self._file(file)) for file in self._files(row) if file["kind"] == "image"]
 
+    def owes_copies(self, row: Facts) -> bool:
+        """Whether a copy of one of its files is still to come."""
+        return any(file["sha256"] is None and file["copy_error"] is None for file in self._files(row))
+
     def timings(self, row: Facts) -> Timings:
         created, ended = row["created_at"], row["completed_at"]
         return Timings(

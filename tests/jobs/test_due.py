@@ -2,13 +2,14 @@
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
 
 from service.db import Database
 from service.jobs import due, store
-from service.jobs.facts import Due
+from service.jobs.facts import Answer, Due
 from service.jobs.lifecycle import Duty
 from tests import making
 
@@ -20,8 +21,8 @@ async def take(db: Database, *jobs: UUID) -> list[Due]:
 
 
 async def test_nothing_is_due_before_its_time(db: Database, tenant: UUID) -> None:
-    await making.queued(db, tenant)
     await making.submitted(db, tenant)
+    await making.queued(db, tenant)
     assert await due.take_due(db, 100, 30.0) == []
 
 
@@ -56,18 +57,24 @@ async def test_a_queued_job_is_taken_only_past_its_deadline(db: Database, tenant
     assert (job.job_id, job.past_deadline) == (too_late, True)
 
 
-async def test_a_refused_job_that_waits_longer_than_its_deadline_is_taken_then(db: Database, tenant: UUID) -> None:
-    claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
-    await store.record_answers(db, [making.refused(claim, delay=86_400.0)])
-    await db.execute("UPDATE live_jobs SET deadline_at = now() - interval '1 ms'")
-    assert [job.past_deadline for job in await due.take_due(db, 100, 30.0)] == [True]
+@pytest.mark.parametrize("answer", [making.accepted, making.refused, making.ambiguous])
+async def test_no_answer_puts_a_job_off_beyond_its_deadline(
+    db: Database, tenant: UUID, answer: Callable[..., Answer]
+) -> None:
+    claim = await making.claimed(db, tenant, deadline_seconds=60.0)
+    await store.record_answers(db, [answer(claim, delay=86_400.0)])
+    row = await making.live(db, claim.job_id)
+    assert row is not None
+    assert row["due_at"] <= row["deadline_at"]
 
 
-async def test_a_submitted_job_is_taken_when_its_deadline_passes(db: Database, tenant: UUID) -> None:
-    claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
-    await store.record_answers(db, [making.accepted(claim, delay=86_400.0)])
-    await db.execute("UPDATE live_jobs SET deadline_at = now() - interval '1 ms'")
-    assert [job.past_deadline for job in await due.take_due(db, 100, 30.0)] == [True]
+async def test_no_doubt_puts_a_job_off_beyond_its_deadline(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant, deadline_seconds=60.0)
+    [job] = await take(db, claim.job_id)
+    await due.doubt(db, job, 3600.0)
+    row = await making.live(db, claim.job_id)
+    assert row is not None
+    assert row["due_at"] <= row["deadline_at"]
 
 
 async def test_each_due_job_is_taken_once_by_many_watchers(db: Database, tenant: UUID) -> None:

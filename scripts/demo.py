@@ -46,7 +46,8 @@ def as_data_uri(jpeg: bytes) -> str:
 
 def submit(client: httpx.Client, example: Example) -> str:
     response = client.post("/v1/jobs", json={"model": example.model, "input": example.input})
-    response.raise_for_status()
+    if response.is_error:
+        raise CannotStart(f"{example.model} was refused: {response.text}")
     request_id: str = response.json()["request_id"]
     return request_id
 

@@ -1,0 +1,88 @@
+"""What a job costs in statements and messages, counted, as ARCHITECTURE.md says it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from service.context import Context
+from service.db import Database, Row
+from service.jobs import due, operations
+from service.jobs.submitting import SLOTS, Submitter
+from service.queue import TaskName
+from tests import making
+
+Count = Callable[[], int]
+
+
+class Counting(Database):
+    """The same pool, and how many statements went through it."""
+
+    statements = 0
+
+    async def fetch(self, sql: str, *values: Any) -> list[Row]:
+        self.statements += 1
+        return await super().fetch(sql, *values)
+
+    async def fetchrow(self, sql: str, *values: Any) -> Row | None:
+        self.statements += 1
+        return await super().fetchrow(sql, *values)
+
+    async def execute(self, sql: str, *values: Any) -> str:
+        self.statements += 1
+        return await super().execute(sql, *values)
+
+
+@pytest.fixture
+async def counted(context: Context) -> tuple[Context, Counting]:
+    await context.sealer()  # Read once a process.
+    db = Counting(context.db.pool)
+    return replace(context, db=db), db
+
+
+async def end_all(context: Context, jobs: list[UUID]) -> None:
+    for job_id in jobs:
+        said = making.heard()
+        assert await operations.end(context, job_id, 1, making.MODEL, making.completed(), said) == "applied"
+
+
+async def test_a_job_alone_costs_four_statements_and_one_message(
+    counted: tuple[Context, Counting], tenant: UUID, nudges: list[TaskName]
+) -> None:
+    context, db = counted
+    job = making.new_job(tenant)
+    await operations.register(context, job)
+    await Submitter(context).drain()
+    await end_all(context, [job.id])
+    context.nudger.close()
+    assert (db.statements, nudges) == (4, [TaskName.SUBMIT])
+
+
+async def test_many_jobs_share_their_claims_and_their_answers(
+    counted: tuple[Context, Counting], tenant: UUID
+) -> None:
+    context, db = counted
+    jobs = [making.new_job(tenant) for _ in range(2 * SLOTS)]
+    for job in jobs:
+        await operations.register(context, job)
+    registered = db.statements
+    await Submitter(context).drain()
+    submitted = db.statements - registered
+    await end_all(context, [job.id for job in jobs])
+    assert registered == db.statements - registered - submitted == len(jobs)
+    # Three claims, the last of them empty; answers are written as they come, never one by one.
+    assert 3 + 2 <= submitted < len(jobs)
+
+
+async def test_an_idempotency_key_costs_no_further_statement(counted: tuple[Context, Counting], tenant: UUID) -> None:
+    context, db = counted
+    await operations.register(context, making.new_job(tenant), "order-1")
+    assert db.statements == 1
+
+
+async def test_a_sweep_with_nothing_to_do_is_one_statement(counted: tuple[Context, Counting]) -> None:
+    context, db = counted
+    owed = await due.anything_due(context.db)
+    assert (dict(owed), db.statements) == ({"submit": False, "watch": False, "copy": False}, 1)

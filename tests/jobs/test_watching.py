@@ -1,0 +1,365 @@
+"""The backstop: what is asked of the provider when nothing was heard, and what its answers may do."""
+
+from dataclasses import replace
+from uuid import UUID
+
+import httpx
+import pytest
+
+from service.context import Context
+from service.jobs import due, store
+from service.jobs.facts import Claim
+from service.jobs.submitting import Submitter
+from service.jobs.watching import MOST_RESUBMISSIONS, watch
+from service.providers.fal import FalQueue
+from service.queue import TaskName
+from tests import making
+from tests.provider import Provider, Reply, page, reply, says
+from tests.webhooks.posting import Poster
+
+
+async def look(context: Context, job_id: UUID) -> str:
+    """Let the job's time come, look at all that is due, and tell its status."""
+    await making.make_due(context.db, job_id)
+    await watch(context)
+    return await making.status(context.db, job_id)
+
+
+async def with_provider(context: Context, tenant: UUID, provider: Provider, **changes: object) -> Claim:
+    """A job that the provider really accepted, with the addresses that it gave."""
+    job_id = await making.queued(context.db, tenant, **changes)
+    await Submitter(context).drain()
+    return Claim(job_id, 1, making.MODEL, making.INPUT, "normal", 0.0)
+
+
+# A worker died
+
+
+async def test_a_dead_workers_submission_is_in_doubt(context: Context, tenant: UUID) -> None:
+    claim = await making.claimed(context.db, tenant)
+    assert await look(context, claim.job_id) == "queued"
+    [attempt] = await making.attempts(context.db, claim.job_id)
+    row = await making.live(context.db, claim.job_id)
+    assert row is not None
+    assert (attempt["state"], row["duty"], row["is_due"]) == ("ambiguous", "settle", False)
+
+
+async def test_its_webhook_still_counts(context: Context, tenant: UUID, poster: Poster) -> None:
+    claim = await making.claimed(context.db, tenant)
+    await look(context, claim.job_id)
+    url = context.settings.public_url + poster.sealer.path(claim.job_id, 1, claim.model)
+    assert await poster.post(url, "r-1", making.CAT) == {"verdict": "applied"}
+    assert await making.status(context.db, claim.job_id) == "completed"
+
+
+async def test_a_doubt_that_lasted_ends_in_a_new_submission(
+    context: Context, tenant: UUID, nudges: list[TaskName], provider: Provider
+) -> None:
+    claim = await making.claimed(context.db, tenant)
+    await look(context, claim.job_id)
+    await look(context, claim.job_id)
+    await Submitter(context).drain()
+    context.nudger.close()
+    assert [row["state"] for row in await making.attempts(context.db, claim.job_id)] == ["abandoned", "submitted"]
+    assert (TaskName.SUBMIT in nudges, len(provider.submissions)) == (True, 1)
+
+
+async def test_a_job_is_submitted_again_three_times_and_then_given_up(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    provider.submit = says(None)
+    job_id = await making.queued(context.db, tenant)
+    for _ in range(MOST_RESUBMISSIONS + 1):
+        assert await making.status(context.db, job_id) == "queued"
+        await Submitter(context).drain()
+        await look(context, job_id)
+    row = await making.outcome(context.db, job_id)
+    assert row is not None
+    assert (row["status"], row["error_type"], len(provider.submissions)) == ("failed", "submission_unknown", 4)
+
+
+async def test_a_cancelled_job_in_doubt_is_not_submitted_again(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    provider.submit = says(None)
+    job_id = await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    await store.request_cancel(context.db, job_id)
+    assert await look(context, job_id) == "cancelled"
+    assert len(provider.submissions) == 1
+
+
+# A webhook is late
+
+
+async def test_a_waiting_job_shows_its_position(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.status = says(reply({"status": "IN_QUEUE", "queue_position": 12}, 202))
+    assert await look(context, claim.job_id) == "submitted"
+    row = await making.live(context.db, claim.job_id)
+    assert row is not None
+    assert (row["queue_position"], row["is_due"]) == (12, False)
+
+
+async def test_a_running_job_is_in_progress(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.status = says(reply({"status": "IN_PROGRESS", "logs": []}, 202))
+    assert await look(context, claim.job_id) == await look(context, claim.job_id) == "in_progress"
+    assert await making.events(context.db, claim.job_id) == ["registered", "accepted", "started"]
+
+
+async def test_a_result_that_was_polled_ends_the_job(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(Reply(200, making.CAT))
+    assert await look(context, claim.job_id) == "completed"
+    row = await making.outcome(context.db, claim.job_id)
+    assert row is not None
+    assert (row["body"], row["source"], row["text"]) == (making.CAT, "result", "A cat.")
+
+
+@pytest.mark.parametrize("status", [422, 500, 400])
+async def test_a_polled_failure_ends_the_job_with_its_own_words(
+    context: Context, tenant: UUID, provider: Provider, status: int
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(reply({"detail": [{"loc": ["body"], "msg": "Bad", "type": "bad"}]}, status), f"status code: {status}")
+    assert await look(context, claim.job_id) == "failed"
+    row = await making.outcome(context.db, claim.job_id)
+    assert row is not None
+    assert (row["http_status"], row["error"], row["error_type"]) == (status, "Bad", "bad")
+
+
+async def test_a_polled_end_by_cancel_is_a_cancel(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(reply({"detail": "Request was cancelled"}, 499), "cancelled")
+    assert await look(context, claim.job_id) == "cancelled"
+
+
+UNPROVEN = [
+    *(reply({"detail": "No"}, status) for status in (401, 403, 408, 429, 500, 502, 503, 504)),
+    *(page(status) for status in (200, 500, 502, 503)),
+    reply({"status": "UNHEARD_OF"}),
+    reply({"status": "COMPLETED"}, 500),
+    reply({"status": None}),
+    reply([]),
+    Reply(200, b""),
+    Reply(302, b"", {"location": "/elsewhere"}),
+    None,
+]
+
+
+@pytest.mark.parametrize("answer", UNPROVEN, ids=lambda answer: f"{answer.status}-{answer.body[:20]}" if answer else "")
+async def test_no_status_that_proves_nothing_ends_a_job(
+    context: Context, tenant: UUID, provider: Provider, answer: Reply | None
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    await making.make_older(context.db, claim.job_id, 10 * context.settings.lost_after_seconds)
+    provider.status = says(answer)
+    assert await look(context, claim.job_id) == "submitted"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *(reply({"detail": "No"}, status) for status in (401, 403, 408, 429, 400, 502, 503, 504)),
+        *(page(status) for status in (200, 500, 502)),
+        Reply(200, b'{"output": "A ca'),
+        reply({}, 202),
+        None,
+    ],
+    ids=lambda answer: f"{answer.status}-{answer.body[:20]}" if answer else "",
+)
+async def test_no_result_that_proves_nothing_ends_a_job(
+    context: Context, tenant: UUID, provider: Provider, answer: Reply | None
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(Reply(200, making.CAT))
+    provider.result = says(answer)
+    assert await look(context, claim.job_id) == "submitted"
+
+
+@pytest.mark.parametrize("status", [404, 410])
+@pytest.mark.parametrize("where", ["status", "result"])
+async def test_a_request_that_the_provider_lost_is_given_up_only_after_a_while(
+    context: Context, tenant: UUID, provider: Provider, status: int, where: str
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(reply({"detail": "Request not found"}, status))
+    if where == "status":
+        provider.status = says(reply({"detail": "Request not found"}, status))
+    assert await look(context, claim.job_id) == "submitted"
+    await making.make_older(context.db, claim.job_id, context.settings.lost_after_seconds + 1)
+    assert await look(context, claim.job_id) == "failed"
+    row = await making.outcome(context.db, claim.job_id)
+    assert row is not None
+    assert row["error_type"] == "provider_lost_request"
+
+
+async def test_a_provider_that_is_away_ends_nothing(context: Context, tenant: UUID, http: httpx.AsyncClient) -> None:
+    claim = await making.submitted(context.db, tenant)
+    away = replace(context, fal=FalQueue(http, "http://127.0.0.1:1", "k:s", timeout=5))
+    assert await look(away, claim.job_id) == "submitted"
+
+
+async def test_our_key_goes_to_no_address_of_another_origin(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    port = int(provider.url.rpartition(":")[2])
+    claim = await making.claimed(context.db, tenant)
+    for other in (f"http://localhost:{port}", f"http://127.0.0.1:{port}@evil.example", f"https://127.0.0.1:{port}"):
+        evil = {"status_url": f"{other}/evil", "response_url": f"{other}/evil", "cancel_url": f"{other}/evil"}
+        await context.db.execute("UPDATE attempts SET provider_request_id = NULL")
+        await context.db.execute("UPDATE live_jobs SET duty = 'answer'")
+        await store.record_answers(context.db, [making.accepted(claim, "r-1", **evil)])
+        await store.request_cancel(context.db, claim.job_id)
+        assert await look(context, claim.job_id) == "submitted"
+    assert provider.asked("/evil") == []
+    assert {call.path for call in provider.calls} == {
+        "/fal-ai/llava-next/requests/r-1/status",
+        "/fal-ai/llava-next/requests/r-1/cancel",
+    }
+
+
+async def test_the_addresses_that_the_queue_gave_are_used(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await making.claimed(context.db, tenant)
+    own = {"status_url": f"{provider.url}/own/status", "response_url": f"{provider.url}/own/r-1/response"}
+    await store.record_answers(context.db, [making.accepted(claim, "r-1", **own)])
+    provider.ended(Reply(200, making.CAT))
+    assert await look(context, claim.job_id) == "completed"
+    assert [call.path for call in provider.calls] == ["/own/status", "/own/r-1"]
+
+
+# Somebody asked for the end
+
+
+@pytest.mark.parametrize(("answer", "after"), [(200, "cancelled"), (202, "submitted"), (400, "submitted"), (404, "submitted")])
+async def test_a_cancel_ends_a_job_only_when_the_provider_took_it_out(
+    context: Context, tenant: UUID, provider: Provider, answer: int, after: str
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.cancel = says(reply({}, answer))
+    await store.request_cancel(context.db, claim.job_id)
+    assert await look(context, claim.job_id) == after
+    [call] = provider.asked("/cancel")
+    assert (call.method, call.headers["authorization"]) == ("PUT", "Key our-id:our-secret")
+
+
+async def test_a_job_that_completed_before_its_cancel_is_completed(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    await store.request_cancel(context.db, claim.job_id)
+    provider.cancel = says(reply({"status": "ALREADY_COMPLETED"}, 400))
+    provider.ended(Reply(200, making.CAT))
+    assert await look(context, claim.job_id) == "completed"
+
+
+# A deadline passed
+
+
+async def test_a_job_with_the_provider_is_cancelled_there_at_its_deadline(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claim = await with_provider(context, tenant, provider, deadline_seconds=3600.0)
+    await making.pass_deadline(context.db, claim.job_id)
+    await watch(context)
+    row = await making.outcome(context.db, claim.job_id)
+    assert row is not None
+    assert (row["status"], row["error_type"], row["http_status"]) == ("failed", "deadline_exceeded", 504)
+    assert len(provider.asked("/cancel")) == 1
+
+
+@pytest.mark.parametrize("state", ["queued", "refused", "ambiguous"])
+async def test_a_job_that_no_provider_has_ends_at_its_deadline(
+    context: Context, tenant: UUID, provider: Provider, state: str
+) -> None:
+    job_id = await making.queued(context.db, tenant, deadline_seconds=3600.0)
+    if state != "queued":
+        provider.submit = says(page(503) if state == "refused" else None)
+        await Submitter(context).drain()
+    await making.pass_deadline(context.db, job_id)
+    await watch(context)
+    assert await making.status(context.db, job_id) == "failed"
+
+
+async def test_a_webhook_after_the_deadline_changes_nothing(
+    context: Context, tenant: UUID, provider: Provider, poster: Poster
+) -> None:
+    claim = await with_provider(context, tenant, provider, deadline_seconds=3600.0)
+    await making.pass_deadline(context.db, claim.job_id)
+    await watch(context)
+    [attempt] = await making.attempts(context.db, claim.job_id)
+    [call] = provider.submissions
+    assert await poster.post(call.webhook_url, attempt["provider_request_id"], making.CAT) == {"verdict": "late"}
+    assert await making.status(context.db, claim.job_id) == "failed"
+
+
+# All together
+
+
+async def test_more_jobs_than_one_round_are_looked_at(context: Context, tenant: UUID, provider: Provider) -> None:
+    for _ in range(80):
+        await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    provider.ended(Reply(200, making.CAT))
+    await context.db.execute("UPDATE live_jobs SET due_at = now() - interval '1 ms'")
+    await watch(context)
+    assert await making.count(context.db, "outcomes") == 80
+
+
+HOSTILE = [
+    Reply(202, b'{"status": "IN_QUEUE", "queue_position": 1e999}'),
+    reply({"status": "IN_QUEUE", "queue_position": 2**40}, 202),
+    reply({"status": "IN_QUEUE", "queue_position": -(2**40)}, 202),
+    reply({"status": "IN_QUEUE", "queue_position": True}, 202),
+    reply({"status": ["IN_QUEUE"]}, 202),
+    Reply(200, b'{"status": "COMPLETED", "error": {"a": ' + b"[" * 2_000 + b"]" * 2_000 + b"}}"),
+]
+
+
+@pytest.mark.parametrize("answer", HOSTILE, ids=lambda answer: repr(answer.body[:50]))
+async def test_a_strange_status_harms_no_other_job(
+    context: Context, tenant: UUID, provider: Provider, answer: Reply
+) -> None:
+    strange = await with_provider(context, tenant, provider)
+    other = await with_provider(context, tenant, provider)
+    [attempt] = await making.attempts(context.db, strange.job_id)
+
+    async def status(call: object) -> Reply:
+        return answer if attempt["provider_request_id"] in repr(call) else reply({"status": "IN_PROGRESS"}, 202)
+
+    provider.status = status
+    await making.make_due(context.db, strange.job_id)
+    assert await look(context, other.job_id) == "in_progress"
+    assert await making.status(context.db, strange.job_id) == "submitted"
+
+
+STRANGE_RESULTS = [
+    reply({"detail": [{"msg": "a\0\ud800", "type": "b\0\ud800"}]}, 422),
+    reply({"detail": "No", "error_type": "b\0"}, 422),
+    reply({"detail": {"a": 1}}, 500),
+    reply("No", 500),
+    Reply(500, b"[" * 600 + b"]" * 600),
+    Reply(200, b'{"output": "\\u0000\\ud800", "seed": 1' + b"0" * 4_000 + b"}"),
+    Reply(200, b'{"output": NaN, "usage": {"a": Infinity, "b": 1e999, "c": 1' + b"0" * 400 + b"}}"),
+    Reply(200, b'{"timings": {"a\\u0000": 1, "b": -1e308}, "images": [{"url": "http://a/\\u0000"}]}'),
+    Reply(422, b'{"detail": "No"}', {"x-fal-error-type": "\xff\xfe"}),
+]
+
+
+@pytest.mark.parametrize("answer", STRANGE_RESULTS, ids=lambda answer: repr(answer.body[:50]))
+async def test_a_strange_result_is_an_end_all_the_same(
+    context: Context, tenant: UUID, provider: Provider, answer: Reply
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(answer, f"Invalid status code: {answer.status}")
+    assert await look(context, claim.job_id) == ("completed" if answer.status == 200 else "failed")
+    row = await making.outcome(context.db, claim.job_id)
+    assert row is not None
+    assert row["body"] == answer.body
+
+
+async def test_nothing_due_is_one_question_and_no_call(context: Context, provider: Provider) -> None:
+    await watch(context)
+    assert provider.calls == []
+    assert await due.take_due(context.db, 1, 1.0) == []

@@ -2,6 +2,7 @@
 
 import io
 import sys
+import sys
 
 from PIL import Image, ImageDraw
 
@@ -86,6 +87,10 @@ def truck(scene: Scene, left: float, ground: float) -> None:
     for wheel in (left + 92, left + 342):
         scene.disc(wheel, ground - 30, 40, TYRE)
         scene.disc(wheel, ground - 30, 18, HUB)
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(draw())
 
 
 if __name__ == "__main__":

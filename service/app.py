@@ -1,6 +1,7 @@
 """The whole application on one page: the URL map, the errors and what is opened at the start."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
@@ -63,7 +64,10 @@ routes = [
 
 async def on_service_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
-    response = answer(error.body(), error.status, request_id=error.request_id or request.path_params.get("request_id"))
+    asked = str(request.path_params.get("request_id", ""))
+    # What stands in a path may be anything; a header holds visible ASCII.
+    known = error.request_id or (asked if re.fullmatch(r"[!-~]{1,100}", asked) else None)
+    response = answer(error.body(), error.status, request_id=known)
     response.headers.update(error.headers)
     response.headers["x-fal-error-type"] = error.error_type
     if error.status in {429, 503}:

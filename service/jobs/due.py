@@ -44,7 +44,7 @@ async def take_due(db: Database, limit: int, next_look_seconds: float) -> list[D
 _MOVE_DUTY = """
 WITH moved AS (
     UPDATE live_jobs
-    SET duty = $3, due_at = now() + make_interval(secs => $4), checks = 0
+    SET duty = $3, due_at = least(now() + make_interval(secs => $4), deadline_at), checks = 0
     WHERE job_id = $1 AND attempt = $2 AND duty = $5
     RETURNING job_id, status, attempt
 ), tried AS (
@@ -88,14 +88,18 @@ async def submit_again(db: Database, due: Due) -> bool:
     return row is not None
 
 
+# The row is locked before it is read, so that of several witnesses one tells the start.
 _PROGRESS = f"""
-WITH moved AS (
+WITH was AS (
+    SELECT job_id, status FROM live_jobs WHERE job_id = $1 AND attempt = $2 FOR UPDATE
+), moved AS (
     UPDATE live_jobs
-    SET status = CASE WHEN $3 AND {guard(Event.STARTED)} THEN {target(Event.STARTED)} ELSE status END,
+    SET status = CASE WHEN $3 AND {guard(Event.STARTED, "was.status")} THEN {target(Event.STARTED)} ELSE was.status END,
         started_at = CASE WHEN $3 THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
         queue_position = $4
-    WHERE job_id = $1 AND attempt = $2
-    RETURNING job_id, status, attempt, $3 AND {guard(Event.STARTED, "$5::text")} AS started
+    FROM was WHERE live_jobs.job_id = was.job_id
+    RETURNING live_jobs.job_id, live_jobs.status, live_jobs.attempt,
+              $3 AND {guard(Event.STARTED, "was.status")} AS started
 ), noted AS (
     INSERT INTO job_events (job_id, event, status, attempt)
     SELECT job_id, '{Event.STARTED}', status, attempt FROM moved WHERE started
@@ -107,7 +111,7 @@ FROM moved WHERE started
 
 async def record_progress(db: Database, due: Due, *, running: bool, queue_position: int | None) -> None:
     """Keep what a status poll said of a job that has not ended."""
-    await db.fetchrow(_PROGRESS, due.job_id, due.attempt, running, queue_position, due.status.value)
+    await db.fetchrow(_PROGRESS, due.job_id, due.attempt, running, queue_position)
 
 
 async def look_now(db: Database, job_id: UUID, attempt: int) -> bool:

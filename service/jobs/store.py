@@ -20,6 +20,7 @@ RANK = {"normal": 0, "low": 1}
 
 # A searchable excerpt; the whole text is in the outcome's body.
 TEXT_EXCERPT = 8_000
+NAME_EXCERPT = 200
 
 
 def guard(event: Event, column: str = "status") -> str:
@@ -154,7 +155,7 @@ WITH said AS (
         duty = said.duty,
         checks = 0,
         queue_position = said.queue_position,
-        due_at = now() + make_interval(secs => said.delay)
+        due_at = least(now() + make_interval(secs => said.delay), live_jobs.deadline_at)
     FROM said
     WHERE live_jobs.job_id = said.job_id AND live_jobs.attempt = said.attempt
       AND live_jobs.duty IN ('{Duty.ANSWER}', '{Duty.SETTLE}')
@@ -296,7 +297,7 @@ async def settle(
         MOVES[ending.event].target.value,
         ending.http_status,
         ending.body,
-        ending.error_type,
+        storable(ending.error_type, NAME_EXCERPT),
         storable(ending.error, TEXT_EXCERPT),
         storable(lifted.text, TEXT_EXCERPT),
         lifted.seed,
@@ -304,7 +305,7 @@ async def settle(
         encode(lifted.timings).decode(),
         evidence.age if evidence else 0.0,
         evidence.request_id if evidence else None,
-        evidence.gateway_request_id if evidence else None,
+        storable(evidence.gateway_request_id, NAME_EXCERPT) if evidence else None,
         evidence.headers if evidence else "{}",
         evidence.body if evidence else None,
         evidence.http_status if evidence else None,

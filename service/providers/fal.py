@@ -34,6 +34,7 @@ NAMESPACES = ("workflows", "comfy")
 TRANSIENT = frozenset({401, 403, 408, 429})
 GATEWAY = frozenset({502, 503, 504})
 CANCELLED_STATUS = 499
+PLAIN = re.compile(r"[!-~]{1,2048}")
 LARGEST_RESULT = 64 * 2**20
 STATUS_IN_ERROR = re.compile(r"status code:? (\d{3})")
 KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
@@ -143,8 +144,7 @@ class FalQueue:
         status = _object(response)
         match status.get("status") if response.status_code in {200, 202} else None:
             case "IN_QUEUE":
-                position = status.get("queue_position")
-                return Waiting(position if isinstance(position, int) else None)
+                return Waiting(_position(status))
             case "IN_PROGRESS":
                 return Running()
             case "COMPLETED":
@@ -184,11 +184,11 @@ def read_submit_answer(response: httpx.Response) -> SubmitAnswer:
     """What a submit's HTTP answer proves. Only an answer of the queue itself can end a job."""
     status = response.status_code
     content = _object(response)
-    if 200 <= status < 300 and isinstance(content.get("request_id"), str):
+    if 200 <= status < 300:
         names = ("request_id", "gateway_request_id", "response_url", "status_url", "cancel_url")
-        texts = {name: content[name] for name in names if isinstance(content.get(name), str)}
-        position = content.get("queue_position")
-        return Accepted(**texts, queue_position=position if isinstance(position, int) else None)
+        texts = {name: content[name] for name in names if _is_plain(content.get(name))}
+        if "request_id" in texts:
+            return Accepted(**texts, queue_position=_position(content))
     if not _is_json(response) and "x-fal-request-id" not in response.headers and status != 504:
         # An HTML page without fal's header comes from something in front of the queue. fal's own Python
         # client repeats the submission then, and so do we.
@@ -229,6 +229,16 @@ def retry_after(response: httpx.Response) -> float | None:
         return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), 86_400.0)
     except (TypeError, ValueError):
         return None
+
+
+def _is_plain(value: object) -> bool:
+    """Whether it can be an ID or an address: visible ASCII of a sensible length."""
+    return isinstance(value, str) and PLAIN.fullmatch(value) is not None
+
+
+def _position(content: dict[str, Any]) -> int | None:
+    position = content.get("queue_position")
+    return position if type(position) is int and 0 <= position < 2**31 else None
 
 
 def _is_json(response: httpx.Response) -> bool:

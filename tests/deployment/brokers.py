@@ -1,9 +1,8 @@
-"""Debian's RabbitMQ and Redis, each on a loopback port with a folder of its own."""
+"""Debian's Redis and RabbitMQ, each on a loopback port with a folder of its own."""
 
 import os
 import secrets
-import shutil
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,31 +12,33 @@ from tests.deployment.children import Child
 from tests.journeys.running import free_port
 from tests.stand_in.server import eventually
 
+REDIS_SERVER = "redis-server"
+EPMD = "epmd"
 # Debian's wrapper in /usr/sbin insists on the account rabbitmq; the program itself does not.
 RABBITMQ_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-PASSWORD = "broker-password"
 
 
-class Broker:
+class Broker(ABC):
     server: Child
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, password: str) -> None:
         self.port = free_port()
+        self._folder = folder
+        self._password = password
 
     @property
     @abstractmethod
-    def url(self) -> str: ...
+    def url(self) -> str:
+        """Where Celery finds it."""
 
     def start(self) -> None:
         self.server.start()
         eventually(self._answers, within=60, every=0.1)
 
-    def restart(self) -> None:
+    def stop(self) -> None:
         self.server.stop()
-        self.start()
 
-    def crash(self) -> None:
+    def kill(self) -> None:
         self.server.kill()
 
     def close(self) -> None:
@@ -45,31 +46,33 @@ class Broker:
 
     def _answers(self) -> bool:
         self.server.insist_alive()
+        connection = Connection(self.url, connect_timeout=2)
         try:
-            with Connection(self.url, connect_timeout=2) as connection:
+            with connection:
                 connection.connect()
                 return True
-        except (OSError, *Connection(self.url).connection_errors):
+        except (OSError, *connection.connection_errors):
             return False
 
 
 class Redis(Broker):
-    def __init__(self, folder: Path, arguments: Sequence[str] = ("--appendonly", "yes")) -> None:
-        super().__init__(folder)
-        place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder), "--requirepass", PASSWORD]
-        self.server = Child("redis", ["redis-server", *arguments, *place], {"PATH": os.defpath}, folder)
+    def __init__(self, folder: Path, arguments: Sequence[str], password: str) -> None:
+        super().__init__(folder, password)
+        place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(folder)]
+        self.server = Child("redis", [REDIS_SERVER, *arguments, *place], {"PATH": os.defpath}, folder)
 
     @property
     def url(self) -> str:
-        return f"redis://:{PASSWORD}@127.0.0.1:{self.port}/0"
+        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
 
 
 class RabbitMQ(Broker):
-    """With a name server (epmd) of its own, so that it neither finds nor leaves one on this machine."""
+    """With a name server (epmd) of its own, so that it neither finds one on this machine nor leaves one there."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
-        (folder / "rabbitmq.conf").write_text(f"default_user = roundtrip\ndefault_pass = {PASSWORD}\n")
+    def __init__(self, folder: Path, user: str, password: str) -> None:
+        super().__init__(folder, password)
+        self._user = user
+        (folder / "rabbitmq.conf").write_text(f"default_user = {user}\ndefault_pass = {password}\n")
         (folder / "enabled_plugins").write_text("[].\n")
         epmd_port = str(free_port())
         environment = {
@@ -89,21 +92,14 @@ class RabbitMQ(Broker):
             "RABBITMQ_LOG_BASE": str(folder / "log"),
             "RABBITMQ_LOGS": "-",
         }
-        self.epmd = Child("epmd", ["epmd", "-port", epmd_port, "-address", "127.0.0.1"], environment, folder)
         self.server = Child("rabbitmq", [RABBITMQ_SERVER], environment, folder)
-        self.epmd.start()
+        self._epmd = Child("epmd", [EPMD, "-port", epmd_port, "-address", "127.0.0.1"], environment, folder)
+        self._epmd.start()
 
     @property
     def url(self) -> str:
-        return f"amqp://roundtrip:{PASSWORD}@127.0.0.1:{self.port}//"
+        return f"amqp://{self._user}:{self._password}@127.0.0.1:{self.port}//"
 
     def close(self) -> None:
         super().close()
-        self.epmd.close()
-
-
-PROGRAMS: dict[type[Broker], str] = {Redis: "redis-server", RabbitMQ: RABBITMQ_SERVER}
-
-
-def installed(program: str) -> bool:
-    return shutil.which(program) is not None
+        self._epmd.close()

@@ -1,14 +1,15 @@
 """The whole service stopped, cleanly and not, and started again on the same data."""
 
 import os
+import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.faults.killing import is_api, is_postgres, is_worker, kill
 from tests.journeys.driver import Driver, new_tag
-from tests.journeys.running import Service, installation, wait_gone
+from tests.journeys.running import Process, Service, installation, wait_gone
 from tests.stand_in import Script, StandIn
 from tests.stand_in.outputs import LLAVA, SA2VA
 from tests.stand_in.server import eventually
@@ -39,7 +40,9 @@ def end_all_at_once(service: Service) -> None:
 
 
 @pytest.mark.parametrize("ends", [Service.stop, Service.kill, end_all_at_once], ids=["SIGTERM", "SIGKILL", "power cut"])
-def test_the_next_start_finds_everything_again(fal: StandIn, service: Service, ends: object) -> None:
+def test_the_next_start_finds_everything_again(
+    fal: StandIn, service: Service, ends: Callable[[Service], object]
+) -> None:
     done, under_way, waiting = new_tag(), new_tag(), new_tag()
     fal.script(under_way, Script(holds=True))
     with service.client() as http:
@@ -49,7 +52,7 @@ def test_the_next_start_finds_everything_again(fal: StandIn, service: Service, e
         held = client.post(under_way)["request_id"]
         eventually(lambda: client.job(held)["provider_request_id"])
         late = client.post(waiting, LLAVA)["request_id"]
-        ends(service)  # type: ignore[operator]
+        ends(service)
         service.start()
         assert client.job(finished["request_id"]) == finished
         assert client.result(finished["request_id"]).content == raw
@@ -95,12 +98,17 @@ def test_a_second_start_on_the_same_data_does_no_harm(fal: StandIn, service: Ser
         assert Driver(http).ended(Driver(http).post(new_tag())["request_id"])["status"] == "completed"
 
 
-@pytest.mark.parametrize("which", [is_worker, is_api, is_postgres], ids=["worker", "api", "postgres"])
-def test_a_process_that_dies_is_started_again_and_said_so(fal: StandIn, service: Service, which: object) -> None:
-    before = len(service.log.read_text())
-    dead = kill(service, which)  # type: ignore[arg-type]
-    eventually(lambda: any(which(process) for process in service.processes() if process.pid != dead.pid))  # type: ignore[operator]
+@pytest.mark.parametrize(
+    ("name", "which"),
+    [("worker", is_worker), ("api", is_api), ("postgres", is_postgres)],
+    ids=["worker", "api", "postgres"],
+)
+def test_a_process_that_dies_is_started_again_and_said_so(
+    service: Service, name: str, which: Callable[[Process], bool]
+) -> None:
+    dead = kill(service, which)
+    eventually(lambda: any(which(process) for process in service.processes() if process.pid != dead.pid))
     service.wait_ready()
     with service.client() as http:
         assert Driver(http).ended(Driver(http).post(new_tag())["request_id"], within=60)["status"] == "completed"
-    assert len(service.log.read_text()) > before
+    assert re.search(rf"^roundtrip: .*{name}", service.log.read_text(errors="replace"), re.M | re.I)

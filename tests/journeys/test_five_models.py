@@ -82,7 +82,9 @@ def test_the_output_is_the_models_but_for_the_files_addresses(
 
 @pytest.mark.parametrize("model", [NEMOTRON, LLAVA, MINICPM])
 def test_an_output_without_files_is_given_back_to_the_digit(client: Driver, fal: StandIn, tag: str, model: str) -> None:
-    odd = b'{"output":  "\\u00e9\xc3\xa9 \\/ \xf0\x9f\x8e\xa8", "zeta": [1.50, 1E3, -0.0, 123456789012345678901], "a": []}'
+    odd = (
+        b'{"output":  "\\u00e9\xc3\xa9 \\/ \xf0\x9f\x8e\xa8", "zeta": [1.50, 1E3, -0.0, 12345678901234567890], "a": 1}'
+    )
     fal.script(tag, Script(outcome=lambda _: Outcome(odd)))
     request_id, _ = done(client, fal, tag, model)
     assert exactly(client.result(request_id).content) == exactly(odd)

@@ -1,0 +1,121 @@
+"""Start the whole service on this machine, put it under load, print what it did and what that cost."""
+
+import argparse
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvloop
+from aiohttp import ClientSession, ClientTimeout, TCPConnector
+
+from bench import report
+from bench.counters import PUBLISHED_AFTER_SECONDS, Counters
+from bench.load import Driver
+from bench.measuring import Idle, Meter, Phase
+from bench.stand_in import running_provider
+from service.local.errors import CannotStart
+from service.local.stopping import until_stopped
+from service.local.up import Running, running
+from service.settings import Settings, load_settings
+
+QUICK = {"jobs": 200, "warm_up": 50, "seconds": 5.0, "idle": 5.0}
+# As in `service/context.py`: shorter than the five seconds after which the other side closes.
+KEEPALIVE_SECONDS = 4.0
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2_000, help="jobs of the closed loop")
+    parser.add_argument("--clients", type=int, default=32, help="clients of the closed loop")
+    parser.add_argument("--rate", type=float, default=30.0, help="jobs a second of the open loop")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of the open loop")
+    parser.add_argument("--warm-up", type=int, default=200, help="jobs before anything is measured")
+    parser.add_argument("--idle", type=float, default=20.0, help="seconds without any job")
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=PUBLISHED_AFTER_SECONDS,
+        help="seconds around each phase, for PostgreSQL to publish its counts; with fewer, transactions come out wrong",
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer jobs, shorter phases")
+    if parser.parse_args().quick:
+        parser.set_defaults(**QUICK)
+    return parser.parse_args()
+
+
+async def measure(service: Running, provider_url: str, options: argparse.Namespace) -> tuple[list[Phase], Idle]:
+    pids = {name: child.pid for name, child in service.supervisor.children.items()}
+    roots = {name: pids[name] or 0 for name in ("api", "worker", "beat", "postgres", "valkey")}
+    connector = TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_SECONDS)
+    async with (
+        ClientSession(connector=connector, timeout=ClientTimeout(total=30)) as http,
+        Counters(service.database_url, service.broker_url) as counters,
+    ):
+        driver = Driver(http, service.url, service.admin_key, provider_url)
+        meter = Meter(counters, roots, options.settle)
+        tell(f"Warming up with {options.warm_up} jobs …")
+        await driver.closed_loop("warm", options.warm_up, options.clients)
+        tell(f"Closed loop: {options.jobs} jobs by {options.clients} clients …")
+        closed = await meter.phase(
+            f"closed loop, {options.clients} clients",
+            lambda: driver.closed_loop("closed", options.jobs, options.clients),
+        )
+        tell(f"Open loop: {options.rate:g} jobs a second for {options.seconds:g} s …")
+        opened = await meter.phase(
+            f"open loop, {options.rate:g}/s for {options.seconds:g} s",
+            lambda: driver.open_loop("open", options.rate, options.seconds),
+        )
+        tell(f"Idle for {options.idle:g} s …")
+        return [closed, opened], await meter.idle(options.idle)
+
+
+@contextmanager
+def data_directory() -> Iterator[Path]:
+    data = Path(tempfile.mkdtemp(prefix="roundtrip-bench-"))
+    data.chmod(0o711)  # PostgreSQL runs as another account when we are root, and has to get in.
+    try:
+        yield data
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def settings_for(data: Path, provider_url: str) -> Settings:
+    """Nothing of what this account has set for its own service counts here."""
+    for name in [name for name in os.environ if name.startswith("ROUNDTRIP_") or name == "FAL_KEY"]:
+        if name != "ROUNDTRIP_RUN_AS":
+            del os.environ[name]
+    return load_settings(data=data, fal_queue_url=provider_url, fal_jwks_url=f"{provider_url}/.well-known/jwks.json")
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """0 if every job completed and none was submitted twice."""
+    options = read_options()
+    machine = report.machine()
+    with until_stopped() as stop, data_directory() as data, running_provider() as provider_url:
+        tell("Starting PostgreSQL, Valkey, the API, the worker and beat …")
+        with running(settings_for(data, provider_url), port=0) as service:
+            stop.second_time(service.supervisor.hurry)
+            phases, idle = uvloop.run(measure(service, provider_url, options))
+        print(f"{machine}\n\n{report.phases_table(phases, idle)}\n\n{report.idle_table(idle)}", flush=True)
+        for phase in phases:
+            for words, times in Counter(phase.load.refusals).most_common(3):
+                tell(f"{phase.name}: {times} registrations failed: {words}")
+        return 0 if not any(phase.incomplete or phase.load.duplicate_submits for phase in phases) else 1
+    return 130
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except CannotStart as error:
+        tell(f"bench: {error}")
+        sys.exit(error.exit_status)

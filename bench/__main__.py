@@ -27,6 +27,8 @@ QUICK = {"jobs": 200, "warm_up": 50, "seconds": 5.0, "idle": 5.0}
 # As in `service/context.py`: shorter than the five seconds after which the other side closes.
 KEEPALIVE_SECONDS = 4.0
 
+INTERRUPTED = 130
+
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
@@ -71,7 +73,11 @@ async def measure(service: Running, provider_url: str, options: argparse.Namespa
             lambda: driver.open_loop("open", options.rate, options.seconds),
         )
         tell(f"Idle for {options.idle:g} s …")
-        return [closed, opened], await meter.idle(options.idle)
+        idle = await meter.idle(options.idle)
+        completed = await counters.completed_jobs()
+        for phase in (closed, opened):
+            phase.load.completed = completed.get(phase.load.phase, 0)
+        return [closed, opened], idle
 
 
 @contextmanager
@@ -100,17 +106,18 @@ def main() -> int:
     """0 if every job completed and none was submitted twice."""
     options = read_options()
     machine = report.machine()
+    status = INTERRUPTED
     with until_stopped() as stop, data_directory() as data, running_provider() as provider_url:
         tell("Starting PostgreSQL, Valkey, the API, the worker and beat …")
         with running(settings_for(data, provider_url), port=0) as service:
             stop.second_time(service.supervisor.hurry)
             phases, idle = uvloop.run(measure(service, provider_url, options))
+        status = 0 if not any(phase.load.incomplete or phase.load.duplicate_submits for phase in phases) else 1
         print(f"{machine}\n\n{report.phases_table(phases, idle)}\n\n{report.idle_table(idle)}", flush=True)
         for phase in phases:
             for words, times in Counter(phase.load.refusals).most_common(3):
                 tell(f"{phase.name}: {times} registrations failed: {words}")
-        return 0 if not any(phase.incomplete or phase.load.duplicate_submits for phase in phases) else 1
-    return 130
+    return status
 
 
 if __name__ == "__main__":

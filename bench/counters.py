@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Self
 from urllib.parse import urlsplit
 
 import asyncpg
@@ -11,6 +11,13 @@ from redis import Redis
 
 # An idle PostgreSQL session publishes what it counted after ten seconds at the latest.
 PUBLISHED_AFTER_SECONDS = 11.0
+
+COMPLETED = """
+SELECT substring(jobs.input FROM 'tag:([a-z]+)-') AS phase, count(*)::int4 AS jobs
+FROM outcomes JOIN jobs ON jobs.id = outcomes.job_id
+WHERE outcomes.status = 'completed'
+GROUP BY phase
+"""
 
 
 @dataclass(frozen=True)
@@ -47,14 +54,22 @@ class Counters:
             "SELECT xact_commit FROM pg_stat_database WHERE datname = $1",
             urlsplit(self._database_url).path.removeprefix("/"),
         )
-        commands = cast(dict[str, Any], self._valkey.info("commandstats"))
+        commands = self._valkey.info("commandstats")
         # kombu sends a message with one LPUSH and sends nothing else with it.
         return Counts(time.monotonic(), transactions, commands.get("cmdstat_lpush", {}).get("calls", 0))
 
-    async def completed_jobs(self) -> int:
-        """What the record itself says; read after the counts, because this one is counted."""
+    async def vacuum(self) -> None:
+        """What the load left for autovacuum to do is done now, so that it is not taken for the service at rest."""
         connection = await asyncpg.connect(self._database_url)
         try:
-            return cast(int, await connection.fetchval("SELECT count(*) FROM outcomes WHERE status = 'completed'"))
+            await connection.execute("VACUUM (ANALYZE)")
+        finally:
+            await connection.close()
+
+    async def completed_jobs(self) -> dict[str, int]:
+        """By phase, from the record itself; the last thing to be asked, because asking is counted."""
+        connection = await asyncpg.connect(self._database_url)
+        try:
+            return {row["phase"]: row["jobs"] for row in await connection.fetch(COMPLETED)}
         finally:
             await connection.close()

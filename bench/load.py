@@ -29,6 +29,7 @@ class Registration:
 class Load:
     """One phase as its clients saw it; times are of the monotonic clock."""
 
+    phase: str
     jobs: int
     started: float = 0.0
     ended: float = 0.0
@@ -37,6 +38,8 @@ class Load:
     acknowledged: dict[str, float] = field(default_factory=dict)
     turned_away: int = 0
     duplicate_submits: int = 0
+    # Ended well in the service's own record.
+    completed: int = 0
 
     @property
     def registration_seconds(self) -> list[float]:
@@ -46,6 +49,11 @@ class Load:
     def end_to_end_seconds(self) -> list[float]:
         """From the start of the registration to the 2xx that the provider's webhook got."""
         return [at - self.registrations[tag].started for tag, at in self.acknowledged.items()]
+
+    @property
+    def incomplete(self) -> int:
+        """Jobs whose webhook was not taken, or whose end is not in the record."""
+        return self.jobs - min(len(self.acknowledged), self.completed)
 
 
 class Driver:
@@ -59,7 +67,7 @@ class Driver:
 
     async def closed_loop(self, phase: str, jobs: int, clients: int) -> Load:
         """Each client registers its next job when the last is registered; all clients share the jobs."""
-        load = Load(jobs)
+        load = Load(phase, jobs)
         tags = self._tags(phase, jobs)
 
         async def client() -> None:
@@ -69,12 +77,12 @@ class Driver:
         async def everything() -> None:
             await asyncio.gather(*(client() for _ in range(clients)))
 
-        await self._carry_out(load, phase, everything(), jobs / SLOW_JOBS_A_SECOND)
+        await self._carry_out(load, everything(), jobs / SLOW_JOBS_A_SECOND)
         return load
 
     async def open_loop(self, phase: str, rate: float, seconds: float) -> Load:
         """A registration begins every 1/rate seconds, whatever became of those before."""
-        load = Load(max(1, round(rate * seconds)))
+        load = Load(phase, max(1, round(rate * seconds)))
 
         async def everything() -> None:
             begun = []
@@ -83,16 +91,16 @@ class Driver:
                 begun.append(asyncio.create_task(self._register(load, tag)))
             await asyncio.gather(*begun)
 
-        await self._carry_out(load, phase, everything(), seconds)
+        await self._carry_out(load, everything(), seconds)
         return load
 
-    async def _carry_out(self, load: Load, phase: str, registering: Awaitable[None], seconds: float) -> None:
+    async def _carry_out(self, load: Load, registering: Awaitable[None], seconds: float) -> None:
         load.started = time.monotonic()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds + PATIENCE_SECONDS):
                 await registering
-                await self._ask(phase, acknowledged=len(load.registrations))
-        record = await self._ask(phase)
+                await self._ask(load.phase, acknowledged=len(load.registrations))
+        record = await self._ask(load.phase)
         load.acknowledged = {tag: at for tag, at in record["acknowledged"].items() if tag in load.registrations}
         load.ended = max(load.acknowledged.values(), default=time.monotonic())
         load.turned_away = record["turned_away"]

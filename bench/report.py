@@ -35,7 +35,7 @@ def phases_table(phases: Sequence[Phase], idle: Idle) -> str:
         ("memory (PSS), MB", *(megabytes(phase.memory_bytes.values()) for phase in phases)),
         ("webhooks posted again", *(str(phase.load.turned_away) for phase in phases)),
         ("duplicate submits", *(str(phase.load.duplicate_submits) for phase in phases)),
-        ("incomplete jobs", *(str(phase.incomplete) for phase in phases)),
+        ("incomplete jobs", *(str(phase.load.incomplete) for phase in phases)),
     ]
     return table(rows)
 
@@ -47,8 +47,8 @@ def idle_table(idle: Idle) -> str:
             (f"idle, {seconds:.0f} s", *idle.cpu_seconds, "all"),
             (
                 "CPU %",
-                *(f"{used / seconds:.2%}".rstrip("%") for used in idle.cpu_seconds.values()),
-                f"{sum(idle.cpu_seconds.values()) / seconds:.2%}".rstrip("%"),
+                *(f"{used / seconds * 100:.2f}" for used in idle.cpu_seconds.values()),
+                f"{sum(idle.cpu_seconds.values()) / seconds * 100:.2f}",
             ),
             (
                 "memory (PSS), MB",

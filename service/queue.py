@@ -79,7 +79,7 @@ class Nudger:
     """
 
     # No more than one message of a kind in this time, however many jobs come.
-    SHORTEST_INTERVAL = 0.005
+    SHORTEST_INTERVAL = 0.02
 
     def __init__(self, publish: Callable[[TaskName], None]) -> None:
         self._publish = publish

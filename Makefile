@@ -7,7 +7,7 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format clean
 
-HOST ?= 127.0.0.1
+HOST := 127.0.0.1
 PORT ?= 8000
 DATA ?= .roundtrip
 ONCE ?=

@@ -103,7 +103,7 @@ def tell(line: str) -> None:
 
 
 def main() -> int:
-    """0 if every job completed and none was submitted twice."""
+    """0 if every job completed, none was submitted twice, and no process died."""
     options = read_options()
     machine = report.machine()
     status = INTERRUPTED
@@ -112,8 +112,12 @@ def main() -> int:
         with running(settings_for(data, provider_url), port=0) as service:
             stop.second_time(service.supervisor.hurry)
             phases, idle = uvloop.run(measure(service, provider_url, options))
-        status = 0 if not any(phase.load.incomplete or phase.load.duplicate_submits for phase in phases) else 1
+            died = [name for name, child in service.supervisor.children.items() if child.endings]
+        wrong = bool(died) or any(phase.load.incomplete or phase.load.duplicate_submits for phase in phases)
+        status = 1 if wrong else 0
         print(f"{machine}\n\n{report.phases_table(phases, idle)}\n\n{report.idle_table(idle)}", flush=True)
+        if died:
+            tell(f"Died and were started again, so that their figures are wrong: {', '.join(died)}")
         for phase in phases:
             for words, times in Counter(phase.load.refusals).most_common(3):
                 tell(f"{phase.name}: {times} registrations failed: {words}")

@@ -2,7 +2,6 @@
 
 import io
 import sys
-import sys
 
 from PIL import Image, ImageDraw
 
@@ -87,10 +86,6 @@ def truck(scene: Scene, left: float, ground: float) -> None:
     for wheel in (left + 92, left + 342):
         scene.disc(wheel, ground - 30, 40, TYRE)
         scene.disc(wheel, ground - 30, 18, HUB)
-
-
-if __name__ == "__main__":
-    sys.stdout.buffer.write(draw())
 
 
 if __name__ == "__main__":

@@ -115,11 +115,15 @@ def sandbox(host: str, port: int, fd: int | None) -> None:
 @main.command("migrate")
 @data_option
 def migrate_schema(data: Path | None) -> None:
-    """Bring the database's schema to the newest version."""
+    """Bring the database's schema to the newest version, and let in the admin key of the settings."""
+    from service.keys import ensure_admin_key
     from service.local.schema import migrate
 
-    with _database(_settings(data)) as url:
+    settings = _settings(data)
+    with _database(settings) as url:
         migrate(url)
+        if settings.admin_key is not None:
+            asyncio.run(ensure_admin_key(url, settings.admin_key.get_secret_value()))
     click.echo("The schema is the newest.")
 
 

@@ -29,7 +29,7 @@ from service.settings import Settings
 from tests.making import make_tenant
 from tests.provider import Provider, running_provider
 from tests.servers import Addresses, delete_all_rows, running_servers
-from tests.serving import address_of, serving
+from tests.serving import address_of, listening_socket, serving
 from tests.webhooks.posting import Poster
 
 hypothesis_settings.register_profile(
@@ -49,7 +49,7 @@ def addresses() -> Iterator[Addresses]:
 
 @pytest.fixture(scope="session")
 def api_socket() -> Iterator[socket.socket]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listening_socket() as listener:
         yield listener
 
 

@@ -22,13 +22,21 @@ class Server(uvicorn.Server):
         self.up.set()
 
 
+def listening_socket() -> socket.socket:
+    """On a free port. With the protocol named, as asyncio otherwise leaves Nagle's algorithm on."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(512)
+    return listener
+
+
 def address_of(listener: socket.socket) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 @asynccontextmanager
 async def serving(app: ASGIApp, listener: socket.socket | None = None) -> AsyncIterator[str]:
-    listener = listener or socket.create_server(("127.0.0.1", 0))
+    listener = listener or listening_socket()
     server = Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
     running = asyncio.create_task(server.serve([listener]))
     started = asyncio.create_task(server.up.wait())

@@ -90,24 +90,27 @@ class DataDirectory:
         return self.path / "servers"
 
     def place_servers(self, account: Account) -> tuple[Path, str | None]:
-        """The directory for the servers' files, which `account` can reach, and a sentence if that is elsewhere.
+        """The directory for the servers' files, which `account` can reach, and a sentence about a choice just made.
 
         A link in the data directory records the choice, so that the next start finds the same one.
         """
+        remark = None
         mode = 0o700 if account.uid is None else 0o711
         if not os.path.lexists(self.servers):
             self.servers.mkdir(mode=mode)
             if not account.can_enter(self.servers):
                 self.servers.rmdir()
-                self.servers.symlink_to(self._elsewhere(account, mode))
+                elsewhere = self._elsewhere(account, mode)
+                self.servers.symlink_to(elsewhere)
+                remark = (
+                    f"PostgreSQL keeps its files in {elsewhere}: {account.name}, who runs it, cannot reach {self.path}"
+                )
         place = self.servers.resolve()
         if not place.is_dir():
             raise Refused(f"{self.servers} leads to {place}, which is gone; the data was there")
         if not account.can_enter(place):
             raise Refused(f"account {account.name} runs PostgreSQL and cannot reach {place}; let it pass through")
-        if place.is_relative_to(self.path.resolve()):
-            return place, None
-        return place, f"PostgreSQL keeps its files in {place}: {account.name}, who runs it, cannot reach {self.path}"
+        return place, remark
 
     def _elsewhere(self, account: Account, mode: int) -> Path:
         for parent in ELSEWHERE:

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from service.local.account import Account
 from service.local.errors import CannotStart
@@ -113,7 +113,7 @@ class Child:
                 return "was not started"
             process = self._process = self._open()
         self._register.add(self.program.name, process.pid)
-        reader = threading.Thread(target=self._read, args=(process.stdout or (),), daemon=True)
+        reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         reader.start()
         self._wait(process)
         reader.join(1)
@@ -147,16 +147,17 @@ class Child:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
-    def _read(self, output: Iterable[str]) -> None:
+    def _read(self, output: IO[str]) -> None:
         """To the very end: a child whose output nobody takes would stand still one day."""
         log = self.program.log
-        for line in output:
-            self.last_lines.append(line.rstrip())
-            if log is None:
-                tell(f"{self.program.name:<8} | {line.rstrip()}")
-                continue
-            with suppress(OSError), log.open("a") as file:
-                file.write(line)
+        with output:
+            for line in output:
+                self.last_lines.append(line.rstrip())
+                if log is None:
+                    tell(f"{self.program.name:<8} | {line.rstrip()}")
+                    continue
+                with suppress(OSError), log.open("a") as file:
+                    file.write(line)
 
 
 class Supervisor:

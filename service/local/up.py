@@ -46,12 +46,11 @@ class Running:
 def running(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> Iterator[Running]:
     """Start everything, wait until it is ready, and stop it at the end. Port 0 is any free one."""
     with ExitStack() as stack:
-        listener = stack.enter_context(listening(host, port))
-        url = address(listener)
         directory = DataDirectory(settings.data)
         supervisor, prepare_servers = stack.enter_context(supervised(directory))
-        # Left first: a client is refused at once instead of waiting for an API that will not come back.
-        stack.callback(listener.close)
+        # Closed first: a client is refused at once instead of waiting for an API that will not come back.
+        listener = stack.enter_context(listening(host, port))
+        url = address(listener)
 
         database_url, broker_url = settings.database_url, settings.broker_url
         if database_url is None or broker_url is None:

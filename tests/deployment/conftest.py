@@ -25,7 +25,7 @@ def require(*programs: str) -> None:
 @pytest.fixture(scope="module")
 def place() -> Iterator[Path]:
     """A folder with a short path that other accounts may pass through, as PostgreSQL must when we are root."""
-    folder = Path(tempfile.mkdtemp(prefix="rt-"))
+    folder = Path(tempfile.mkdtemp(prefix="rtd-"))
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

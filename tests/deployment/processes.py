@@ -88,8 +88,7 @@ class Deployment:
         """One for each API, with the key of ROUNDTRIP_ADMIN_KEY."""
         headers = {"authorization": f"Key {compose.VARIABLES['ROUNDTRIP_ADMIN_KEY']}"}
         opened = [
-            httpx.Client(base_url=self.url(api.name), headers=headers, trust_env=False, timeout=60)
-            for api in self.apis
+            httpx.Client(base_url=self.url(api.name), headers=headers, trust_env=False, timeout=60) for api in self.apis
         ]
         yield [Driver(http) for http in opened]
         for http in opened:

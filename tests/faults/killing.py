@@ -3,9 +3,11 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from tests.journeys.running import Process, Service
+from tests.stand_in.server import eventually
 
 
 def is_worker(process: Process) -> bool:
@@ -21,10 +23,20 @@ def is_postgres(process: Process) -> bool:
     return Path(process.command[0]).name == "postgres"
 
 
-def kill(service: Service, which: Callable[[Process], bool]) -> Process:
-    """SIGKILL of the first such process below `up`, and of its own children of the same kind."""
+def is_valkey(process: Process) -> bool:
+    return "valkey" in Path(process.command[0]).name
+
+
+def is_beat(process: Process) -> bool:
+    return "beat" in process.command
+
+
+def kill(service: Service, which: Callable[[Process], bool], when: Callable[[], bool] = lambda: True) -> Process:
+    """SIGKILL of all such processes below `up`, at the moment `when` first holds; returns one of them."""
     victims = [process for process in service.processes() if which(process)]
     assert victims, f"no such process: {[process.command for process in service.processes()]}"
+    eventually(when, every=0.001)
     for victim in victims:
-        os.kill(victim.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(victim.pid, signal.SIGKILL)
     return victims[0]

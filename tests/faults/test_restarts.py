@@ -7,12 +7,20 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.killing import is_api, is_postgres, is_worker, kill
+from tests.faults.killing import is_api, is_beat, is_postgres, is_valkey, is_worker, kill
 from tests.journeys.driver import Driver, new_tag
 from tests.journeys.running import Process, Service, installation, wait_gone
 from tests.stand_in import Script, StandIn
 from tests.stand_in.outputs import LLAVA, SA2VA
 from tests.stand_in.server import eventually
+
+KINDS: dict[str, Callable[[Process], bool]] = {
+    "worker": is_worker,
+    "api": is_api,
+    "postgres": is_postgres,
+    "valkey": is_valkey,
+    "beat": is_beat,
+}
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -65,7 +73,7 @@ def test_the_next_start_finds_everything_again(
 
 def test_sigterm_leaves_nothing_behind(service: Service) -> None:
     started = service.processes()
-    assert all(any(map(which, started)) for which in (is_worker, is_api, is_postgres))
+    assert all(any(map(which, started)) for which in KINDS.values())
     assert service.stop() == 0
     assert wait_gone(started, within=5) == []
 
@@ -98,14 +106,9 @@ def test_a_second_start_on_the_same_data_does_no_harm(fal: StandIn, service: Ser
         assert Driver(http).ended(Driver(http).post(new_tag())["request_id"])["status"] == "completed"
 
 
-@pytest.mark.parametrize(
-    ("name", "which"),
-    [("worker", is_worker), ("api", is_api), ("postgres", is_postgres)],
-    ids=["worker", "api", "postgres"],
-)
-def test_a_process_that_dies_is_started_again_and_said_so(
-    service: Service, name: str, which: Callable[[Process], bool]
-) -> None:
+@pytest.mark.parametrize("name", KINDS)
+def test_a_process_that_dies_is_started_again_and_said_so(service: Service, name: str) -> None:
+    which = KINDS[name]
     dead = kill(service, which)
     eventually(lambda: any(which(process) for process in service.processes() if process.pid != dead.pid))
     service.wait_ready()

@@ -1,10 +1,11 @@
 """Copies of a job's files: made before the provider's expire, kept to the byte, served by us."""
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.journeys.driver import Driver, addresses
+from tests.journeys.driver import Driver, addresses, new_tag
 from tests.stand_in import Outcome, Script, StandIn
 from tests.stand_in.outputs import MASKS, SA2VA, SEGMENTED, UPSCALER, as_json, image_file, mask_files
 from tests.stand_in.pictures import photograph
@@ -24,6 +25,18 @@ def test_files_that_expire_soon_are_kept(
     theirs = [mask["url"] for mask in fal.run(tag).output["masks"]]
     eventually(lambda: all(client.http.get(url).status_code == 404 for url in theirs))
     assert [client.http.get(mask["url"]).content for mask in masks] == [mask.png() for mask in MASKS]
+
+
+def test_a_burst_of_files_that_expire_soon_is_kept(client: Driver, fal: StandIn) -> None:
+    """Ten jobs end in the same moment, with thirty masks that can be had for 1.5 s."""
+    tags = [new_tag() for _ in range(10)]
+    for tag in tags:
+        fal.script(tag, Script(holds=True, file_seconds=SHORT))
+    ids = [client.post(tag, SA2VA)["request_id"] for tag in tags]
+    runs = [fal.run(tag) for tag in tags]
+    with ThreadPoolExecutor(10) as pool:
+        list(pool.map(fal.finish, runs))
+    assert [len(client.stored(request_id)["masks"]) for request_id in ids] == [3] * 10
 
 
 def test_an_upscaled_image_that_expires_soon_is_kept(client: Driver, fal: StandIn, tag: str) -> None:

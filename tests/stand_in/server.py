@@ -106,6 +106,8 @@ class StandIn:
         self.deliveries: list[Delivery] = []
         self.files: dict[str, Served] = {}
         self.picture_reads = 0
+        self.unanswered = 0
+        """Submissions that are not answered yet."""
         self._default = default or Script()
         self._scripts: dict[str, Script] = {}
         self._queues: dict[tuple[str, str], deque[Answer]] = {}
@@ -242,7 +244,11 @@ class StandIn:
         self.submits.append(Submit(model, tag, webhook_url, body, dict(request.headers), run))
         if run is not None:
             self.runs[run.request_id] = run
-        return await self._scripted(request, answer, lambda: self._accept(cast(Run, run)), run)
+        self.unanswered += 1
+        try:
+            return await self._scripted(request, answer, lambda: self._accept(cast(Run, run)), run)
+        finally:
+            self.unanswered -= 1
 
     async def _scripted(
         self, request: Request, answer: Answer, usual: Callable[[], Response], run: Run | None = None

@@ -1,11 +1,12 @@
 # make demo    set everything up, run one job on each of the five models, go on serving until Ctrl-C
 #              PORT=8000 DATA=.roundtrip HOST=127.0.0.1; ONCE=1 ends after the table
 # make test    the whole suite; ARGS="-k masks" goes to pytest
+# make bench   figures of speed and cost, printed; ARGS="--quick" for the short form
 # make lint    ruff, mypy and the import contracts; make format lays the code out
 # make clean   remove what was built, but neither .venv nor any data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench lint format clean
 
 HOST := 127.0.0.1
 PORT ?= 8000
@@ -33,6 +34,9 @@ demo: setup
 
 test: setup
 	@.venv/bin/python -m pytest $(ARGS)
+
+bench: setup
+	@.venv/bin/python -m bench $(ARGS)
 
 lint: setup
 	@.venv/bin/ruff check .

@@ -42,6 +42,7 @@ def build_celery(settings: Settings) -> Celery:
         task_publish_retry=False,
         worker_prefetch_multiplier=4,
         worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
         worker_soft_shutdown_timeout=20.0,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,

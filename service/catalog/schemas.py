@@ -18,10 +18,11 @@ _HTTP_URL = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 
-# Possessive quantifiers: a wrong character at the end of five megabytes must not be looked for backwards.
+# The payload's quantifier is possessive: a wrong character at the end of five megabytes must not be looked for
+# backwards. The parameters' is not, because Python 3.11.2 matches a possessive group wrongly.
 _DATA_URI = re.compile(
     r"""
-    (?i: data: ) (?: [\w.+-]+ / [\w.+-]+ )? (?: ; [\w-]+ = [\w.%+-]* )*+ (?i: ;base64 ) ,
+    (?i: data: ) (?: [\w.+-]+ / [\w.+-]+ )? (?: ; [\w-]+ = [\w.%+-]* )* (?i: ;base64 ) ,
     (?P<payload> [A-Za-z0-9+/]++ ={0,2} )
     """,
     re.ASCII | re.VERBOSE,

@@ -40,7 +40,6 @@ async def test_nothing_is_done_without_a_key(nobody: httpx.AsyncClient, method: 
     [
         "",
         "Key",
-        "Key ",
         "Key none",
         "Key :",
         "Key none:none",

@@ -51,7 +51,7 @@ class Broker(ABC):
             with connection:
                 connection.connect()
                 return True
-        except (OSError, *connection.connection_errors):
+        except connection.connection_errors:
             return False
 
 

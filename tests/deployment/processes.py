@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -70,7 +71,7 @@ class Deployment:
         for child in (self.sandbox, *self.workers, *self.apis):
             child.start()
         for api in self.apis:
-            eventually(lambda api=api: self._is_ready(api), within=60, every=0.1)
+            eventually(partial(self._is_ready, api), within=60, every=0.1)
 
     def _is_ready(self, api: Child) -> bool:
         api.insist_alive()

@@ -150,17 +150,14 @@ def test_the_image_runs_as_an_ordinary_user() -> None:
 
 
 def test_docker_itself_reads_the_file() -> None:
-    if (
-        shutil.which("docker") is None
-        or subprocess.run(["docker", "compose", "version"], capture_output=True).returncode
-    ):
+    if not docker("compose", "version"):
         pytest.skip("docker compose is not installed: compose.yaml was read by our own parser only")
-    profiles = ["--profile", "valkey", "--profile", "sandbox"]
-    done = subprocess.run(
-        ["docker", "compose", *profiles, "config", "--quiet"],
-        cwd=ROOT,
-        env={"PATH": os.environ["PATH"], **VARIABLES},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    assert docker("compose", "--profile", "valkey", "--profile", "sandbox", "config", "--quiet")
+
+
+def docker(*arguments: str) -> bool:
+    """Whether there is such a thing and it ends well; what it says is shown when the test fails."""
+    if shutil.which("docker") is None:
+        return False
+    environment = {"PATH": os.environ["PATH"], **VARIABLES}
+    return subprocess.run(["docker", *arguments], cwd=ROOT, env=environment, check=False).returncode == 0

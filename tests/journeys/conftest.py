@@ -14,6 +14,8 @@ from tests.journeys.driver import Driver, new_tag
 from tests.journeys.running import Service, installation
 from tests.stand_in import StandIn
 
+UNKNOWN_MODEL = "acme/echo"
+
 
 @pytest.fixture(scope="session")
 def fal() -> Iterator[StandIn]:
@@ -23,9 +25,19 @@ def fal() -> Iterator[StandIn]:
 
 @pytest.fixture(scope="session")
 def service(fal: StandIn) -> Iterator[Service]:
-    with installation(fal) as service:
+    with installation(fal, ROUNDTRIP_MODELS=UNKNOWN_MODEL) as service:
         service.start()
         yield service
+        assert_nothing_secret_was_logged(fal, service)
+
+
+def assert_nothing_secret_was_logged(fal: StandIn, service: Service) -> None:
+    """Whatever went wrong in this session, its log may be shown to anybody."""
+    log = service.log.read_text(errors="replace")
+    keys = {"admin": service.admin_key, "fal": service.fal_key}
+    assert [name for name, key in keys.items() if key.partition(":")[2] in log] == []
+    addresses = {submit.webhook_url for submit in fal.submits if submit.webhook_url}
+    assert [url for url in addresses if url.removeprefix(service.url) in log][:1] == []
 
 
 @pytest.fixture(scope="session")

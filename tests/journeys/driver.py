@@ -156,6 +156,11 @@ def assert_refused(answer: httpx.Response, *statuses: int) -> Json:
     assert answer.status_code in statuses if statuses else 400 <= answer.status_code < 500, (
         f"{answer.status_code} {answer.text[:300]}"
     )
+    return assert_error(answer)
+
+
+def assert_error(answer: httpx.Response) -> Json:
+    assert answer.status_code >= 400
     body = parsed(answer)
     for name in ("error_type", "message"):
         assert isinstance(body.get(name), str), body

@@ -26,6 +26,7 @@ QUICK = {
     "ROUNDTRIP_SWEEP_SECONDS": "0.5",
     "ROUNDTRIP_AMBIGUOUS_SECONDS": "4",
     "ROUNDTRIP_SUBMIT_TIMEOUT_SECONDS": "2",
+    "ROUNDTRIP_LOST_AFTER_SECONDS": "6",
 }
 READY_SECONDS = 90
 
@@ -52,6 +53,7 @@ class Service:
     settings: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=lambda: free_port())
     admin_key: str = field(default_factory=lambda: f"admin:{secrets.token_hex(20)}")
+    fal_key: str = field(default_factory=lambda: f"fal:{secrets.token_hex(20)}")
     _up: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,7 +73,7 @@ class Service:
         ours = {name: value for name, value in os.environ.items() if not name.startswith(("ROUNDTRIP_", "FAL_"))}
         return ours | {
             "PYTHONPATH": str(ROOT),
-            "FAL_KEY": "k:s",
+            "FAL_KEY": self.fal_key,
             "ROUNDTRIP_FAL_QUEUE_URL": self.fal.url,
             "ROUNDTRIP_FAL_JWKS_URL": f"{self.fal.url}/.well-known/jwks.json",
             "ROUNDTRIP_FAL_USER_ID": self.fal.user_id,
@@ -140,12 +142,20 @@ class Service:
 
     def run(self, *arguments: str) -> str:
         """Run the program once, with this installation's settings, and return what it printed."""
-        command = [sys.executable, "-m", "service.cli", *arguments]
-        done = subprocess.run(
-            command, cwd=ROOT, env=self.environment(), capture_output=True, text=True, timeout=60, check=False
-        )
+        done = self.try_running(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def try_running(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "service.cli", *arguments],
+            cwd=ROOT,
+            env=self.environment() | settings,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
 
     def client(self, key: str | None = None) -> httpx.Client:
         headers = {"authorization": f"Key {key or self.admin_key}"}

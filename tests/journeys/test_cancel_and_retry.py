@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.journeys.driver import ENDED, Driver, Json, assert_refused, parsed
+from tests.journeys.driver import ENDED, Driver, Json, assert_error, assert_refused, parsed
 from tests.stand_in import Script, StandIn
 from tests.stand_in import script as scripts
 from tests.stand_in.server import eventually
@@ -29,6 +29,7 @@ def test_a_job_that_was_never_taken_is_cancelled_for_good(client: Driver, fal: S
     client.reaches(request_id, "queued")
     cancel(client, request_id)
     assert client.ended(request_id)["status"] == "cancelled"
+    assert_error(client.result(request_id))
     with pytest.raises(AssertionError):
         eventually(lambda: len(fal.submits_of(tag)) > 1, within=6)
 

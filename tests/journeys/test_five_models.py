@@ -57,12 +57,14 @@ def test_a_job_completes_after_exactly_one_submit(client: Driver, fal: StandIn, 
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_what_is_sent_on_is_what_the_client_sent(client: Driver, fal: StandIn, tag: str, model: str) -> None:
+def test_what_is_sent_on_is_what_the_client_sent(
+    client: Driver, fal: StandIn, service: Service, tag: str, model: str
+) -> None:
     done(client, fal, tag, model)
     [submit] = fal.submits_of(tag)
     assert json.loads(submit.body) == sample_input(model, tag)
     assert submit.model == model
-    assert submit.headers["authorization"] == "Key k:s"
+    assert submit.headers["authorization"] == f"Key {service.fal_key}"
     assert submit.headers["content-type"].startswith("application/json")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.journeys.driver import ENDED, Driver, Json, exactly, new_tag
+from tests.journeys.driver import ENDED, Driver, Json, assert_error, exactly, new_tag
 from tests.stand_in import Answer, Outcome, Script, StandIn, webhooks
 from tests.stand_in import script as scripts
 from tests.stand_in.outputs import LLAVA, SA2VA, as_json, mask_files
@@ -241,6 +241,24 @@ def test_polling_survives_sick_answers(client: Driver, fal: StandIn, tag: str) -
     request_id = client.post(tag)["request_id"]
     assert client.ended(request_id, within=60)["status"] == "completed"
     assert exactly(client.result(request_id).content) == exactly(fal.run(tag).outcome.body)
+
+
+FORGOTTEN = Answer("http", 404, b'{"status": "NOT_FOUND"}', (("content-type", "application/json"),))
+
+
+def test_a_request_that_the_provider_mislays_for_a_moment_is_not_given_up(
+    client: Driver, fal: StandIn, tag: str
+) -> None:
+    request_id, run = completed(client, fal, tag, replace(LOST, statuses=(FORGOTTEN, FORGOTTEN)))
+    assert exactly(client.result(request_id).content) == exactly(run.outcome.body)
+
+
+def test_a_request_that_the_provider_forgot_for_good_fails_the_job(client: Driver, fal: StandIn, tag: str) -> None:
+    fal.script(tag, Script(holds=True, statuses=(FORGOTTEN,) * 1000))
+    request_id = client.post(tag)["request_id"]
+    job = client.ended(request_id, within=60)
+    assert (job["status"], len(fal.submits_of(tag))) == ("failed", 1)
+    assert_error(client.result(request_id))
 
 
 def test_a_job_never_goes_backwards(client: Driver, fal: StandIn, tag: str) -> None:

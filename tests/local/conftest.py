@@ -12,7 +12,7 @@ from service.local import directory
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    place = Path(tempfile.mkdtemp(prefix="rt-local-"))
+    place = Path(tempfile.mkdtemp(prefix="local-"))
     place.chmod(0o755)
     yield place
     shutil.rmtree(place)

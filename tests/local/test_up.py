@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Running]:
-    place = Path(tempfile.mkdtemp(prefix="rt-up-"))
+    place = Path(tempfile.mkdtemp(prefix="local-up-"))
     place.chmod(0o755)
     with pytest.MonkeyPatch.context() as environment:
         for name in [name for name in os.environ if name.startswith(("ROUNDTRIP_", "FAL_"))]:

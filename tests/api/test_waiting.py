@@ -1,0 +1,153 @@
+"""Waiting for a job: `?wait=` and the stream of its changes."""
+
+import asyncio
+import json
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from service.context import Context
+from service.db import Database
+from service.jobs import due, operations, store
+from tests import making
+from tests.api.asking import places
+
+
+async def somebody_waits(db: Database, job_id: UUID) -> None:
+    """Until a client has left word that it waits."""
+    while await db.fetchrow("SELECT FROM waiters WHERE job_id = $1", job_id) is None:
+        await asyncio.sleep(0.005)
+
+
+async def test_a_wait_ends_with_the_job(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    waiting = asyncio.create_task(client.get(f"/v1/jobs/{claim.job_id}?wait=60"))
+    await somebody_waits(db, claim.job_id)
+    await making.settle(db, claim)
+    job = (await waiting).json()
+    assert (job["status"], job["output"]) == ("completed", {"output": "A cat."})
+
+
+async def test_a_wait_ends_with_a_job_that_we_close(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    job_id = await making.queued(db, tenant)
+    waiting = asyncio.create_task(client.get(f"/v1/jobs/{job_id}?wait=60"))
+    await somebody_waits(db, job_id)
+    await store.close(db, job_id, operations.CANCELLED)
+    assert (await waiting).json()["status"] == "cancelled"
+
+
+async def test_many_may_wait_for_one_job(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    waiting = [asyncio.create_task(client.get(f"/v1/jobs/{claim.job_id}?wait=60")) for _ in range(8)]
+    await somebody_waits(db, claim.job_id)
+    await making.settle(db, claim)
+    assert {(await each).json()["status"] for each in waiting} == {"completed"}
+
+
+@pytest.mark.parametrize("seconds", ["0", "0.05", "1e-9"])
+async def test_a_wait_that_is_over_shows_the_job_as_it_is(
+    client: httpx.AsyncClient, db: Database, tenant: UUID, seconds: str
+) -> None:
+    claim = await making.submitted(db, tenant)
+    assert (await client.get(f"/v1/jobs/{claim.job_id}?wait={seconds}")).json()["status"] == "submitted"
+
+
+async def test_nobody_waits_for_an_end_that_was(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    claim = await making.ended(db, tenant)
+    assert (await client.get(f"/v1/jobs/{claim.job_id}?wait=120")).json()["status"] == "completed"
+    assert await making.count(db, "waiters") == 0
+
+
+@pytest.mark.parametrize("seconds", ["-1", "121", "x", "", "nan", "inf", "1e999", "\u0661\u0661\u0661\u0661"])
+async def test_a_wait_has_its_bounds(client: httpx.AsyncClient, db: Database, tenant: UUID, seconds: str) -> None:
+    job_id = await making.queued(db, tenant)
+    assert places(await client.get(f"/v1/jobs/{job_id}", params={"wait": seconds})) == [["query", "wait"]]
+
+
+Told = tuple[int, str, dict[str, Any]]
+
+
+class Stream:
+    """The server-sent events of a job, one at a time."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._lines = response.aiter_lines()
+
+    async def next(self) -> Told:
+        fields: dict[str, str] = {}
+        async for line in self._lines:
+            if not line and fields:
+                return int(fields["id"]), fields["event"], json.loads(fields["data"])
+            if line and not line.startswith(":"):
+                name, _, value = line.partition(": ")
+                fields[name] = value
+        raise StopAsyncIteration
+
+    async def rest(self) -> list[Told]:
+        told = []
+        while not told or told[-1][1] != "end":
+            told.append(await self.next())
+        assert [line async for line in self._lines if line] == []
+        return told
+
+
+async def test_a_stream_tells_every_change_and_then_the_end(
+    client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    claim = await making.claimed(context.db, tenant)
+    async with client.stream("GET", f"/v1/jobs/{claim.job_id}/stream") as response:
+        stream = Stream(response)
+        assert (await stream.next())[1] == "registered"
+        await store.record_answers(context.db, [making.accepted(claim)])
+        assert (await stream.next())[1] == "accepted"
+        await making.make_due(context.db, claim.job_id)
+        [job] = await due.take_due(context.db, 1, 30.0)
+        await due.record_progress(context.db, job, running=True, queue_position=None)
+        assert (await stream.next())[1] == "started"
+        await making.settle(context.db, claim)
+        told = await stream.rest()
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert [event for _, event, _ in told] == ["completed", "end"]
+    assert told[-1][2] == (await client.get(f"/v1/jobs/{claim.job_id}")).json()
+
+
+async def test_the_stream_of_an_ended_job_tells_its_history(
+    client: httpx.AsyncClient, db: Database, tenant: UUID
+) -> None:
+    claim = await making.ended(db, tenant)
+    async with client.stream("GET", f"/v1/jobs/{claim.job_id}/stream") as response:
+        told = await Stream(response).rest()
+    assert [event for _, event, _ in told] == ["registered", "accepted", "completed", "end"]
+    ids = [number for number, _, _ in told]
+    assert ids == sorted(ids)
+
+
+async def test_a_stream_goes_on_where_it_broke_off(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    claim = await making.ended(db, tenant)
+    async with client.stream("GET", f"/v1/jobs/{claim.job_id}/stream") as response:
+        whole = await Stream(response).rest()
+    for number, _, _ in whole[:-1]:
+        headers = {"last-event-id": str(number)}
+        async with client.stream("GET", f"/v1/jobs/{claim.job_id}/stream", headers=headers) as response:
+            rest = await Stream(response).rest()
+        assert [each for each in whole[:-1] if each[0] > number] == rest[:-1]
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "", "9" * 30, "1.5", "\u0661"])
+async def test_a_strange_last_event_starts_from_the_beginning(
+    client: httpx.AsyncClient, db: Database, tenant: UUID, last: str
+) -> None:
+    claim = await making.ended(db, tenant)
+    headers = {"last-event-id": last.encode()}
+    async with client.stream("GET", f"/v1/jobs/{claim.job_id}/stream", headers=headers) as response:
+        assert (await Stream(response).next())[1] == "registered"
+
+
+async def test_a_client_that_leaves_is_forgotten(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    async with client.stream("GET", f"/v1/jobs/{claim.job_id}/stream") as response:
+        await Stream(response).next()
+    await making.settle(db, claim)
+    assert (await client.get(f"/v1/jobs/{claim.job_id}")).json()["status"] == "completed"

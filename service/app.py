@@ -5,7 +5,6 @@ import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,8 +23,6 @@ from service.keys import KeyRing
 from service.secrets import SharedSecret
 from service.settings import Settings
 from service.webhooks.receive import receive_fal
-
-log = structlog.get_logger()
 
 job_routes = [
     Route("/", jobs.show_job),
@@ -87,7 +84,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def on_bug(request: Request, error: Exception) -> Response:
-    log.error("unexpected error", path=request.url.path, exc_info=error)
+    """The server logs the error itself; the client learns nothing of it."""
     return answer(ServiceError().body(), 500)
 
 

@@ -44,6 +44,9 @@ class Program(click.Group):
 @click.version_option(package_name="roundtrip")
 def main() -> None:
     """The durable record and the switchboard between a backend and its AI inference."""
+    from service.logs import configure_logs
+
+    configure_logs()
 
 
 @main.command()
@@ -204,6 +207,7 @@ def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=10,
     )
     uvicorn.Server(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])

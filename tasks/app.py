@@ -9,10 +9,12 @@ from service.artifacts.copying import copy_due
 from service.db import DatabaseAway
 from service.jobs import due
 from service.jobs.watching import watch
+from service.logs import configure_logs
 from service.queue import QUEUE, TaskName, build_celery
 from service.settings import load_settings
 from tasks.runtime import Runtime, Work, Worker
 
+configure_logs()
 log = structlog.get_logger()
 settings = load_settings()
 celery_app = build_celery(settings)

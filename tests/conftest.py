@@ -168,7 +168,7 @@ async def nobody(api: str) -> AsyncIterator[httpx.AsyncClient]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A short path, as sockets need it."""
-    with tempfile.TemporaryDirectory(prefix="rt-") as name:
+    with tempfile.TemporaryDirectory(prefix="wire-") as name:
         yield Path(name)
 
 

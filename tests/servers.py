@@ -30,7 +30,7 @@ class Addresses:
 @contextmanager
 def running_servers() -> Iterator[Addresses]:
     """Embedded ones; TEST_DATABASE_URL names another PostgreSQL, where a database is made and dropped."""
-    data = Path(tempfile.mkdtemp(prefix="rt-tests-"))
+    data = Path(tempfile.mkdtemp(prefix="suite-"))
     data.chmod(0o711)  # PostgreSQL runs as another account when we are root, and has to get in.
     try:
         with supervised(DataDirectory(data)) as (_, prepare):

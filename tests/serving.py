@@ -18,7 +18,10 @@ class Server(uvicorn.Server):
         return nullcontext()  # Ctrl-C is pytest's.
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:  # It would end pytest.
+            raise AssertionError("the application did not start") from error
         self.up.set()
 
 
@@ -43,7 +46,7 @@ async def serving(app: ASGIApp, listener: socket.socket | None = None) -> AsyncI
     await asyncio.wait({running, started}, return_when=asyncio.FIRST_COMPLETED)
     if running.done():
         started.cancel()
-        raise AssertionError("the application did not start") from running.exception()
+        running.result()
     try:
         yield address_of(listener)
     finally:

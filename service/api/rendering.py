@@ -129,7 +129,8 @@ class Renderer:
             return Raw(body)
         try:
             # What strict JSON cannot hold (a lone surrogate, NaN) is replaced here; /result has it untouched.
-            return json.loads(json.dumps(parse_loosely(body)).encode("utf-8", "replace"), parse_constant=str)
+            text = json.dumps(parse_loosely(body), ensure_ascii=False).encode("utf-8", "replace")
+            return json.loads(text, parse_constant=str)
         except NotJSON:
             return body.decode("utf-8", "replace")
 

@@ -36,7 +36,7 @@ GATEWAY = frozenset({502, 503, 504})
 CANCELLED_STATUS = 499
 PLAIN = re.compile(r"[!-~]{1,2048}")
 LARGEST_RESULT = 64 * 2**20
-STATUS_IN_ERROR = re.compile(r"status code:? (\d{3})")
+STATUS_IN_ERROR = re.compile(r"status code:? ([45]\d\d)\b")
 KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
 
 

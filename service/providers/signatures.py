@@ -122,7 +122,7 @@ class KeySet:
     async def verify(self, signed: Signed, body: bytes) -> None:
         """Raises SignatureRejected, or KeysUnavailable when there is nothing to check against."""
         signature, message = bytes.fromhex(signed.signature), signed.message(body)
-        if monotonic() - self._fetched_at > FRESH_SECONDS:
+        if self._age() > FRESH_SECONDS:
             await self._fetch_since(self._fetched_at)
         tried = self._fetched_at
         if _fits(self._keys, signature, message):
@@ -132,26 +132,32 @@ class KeySet:
             return
         raise SignatureRejected
 
+    def _age(self) -> float:
+        return monotonic() - self._fetched_at
+
     async def _fetch_since(self, tried: float) -> None:
-        """Fetch the keys, unless somebody did after `tried`: a hundred webhooks that miss cost one look."""
+        """Fetch the keys, unless somebody did after `tried`: a hundred webhooks that miss cost one look.
+
+        Raises KeysUnavailable when the keys at hand are too old to be used and no newer ones can be had.
+        """
         async with self._fetching:
             if self._fetched_at > tried:
                 return
-            if not self._keys and monotonic() - self._failed_at < SECONDS_AFTER_FAILURE:
+            if monotonic() - self._failed_at > SECONDS_AFTER_FAILURE and self._may_look():
+                await self._fetch()
+            if self._age() > LONGEST_SECONDS:
                 raise KeysUnavailable
-            if self._keys and not self._may_look():
-                return
-            try:
-                response = await self._http.get(self._url, timeout=5)
-                if response.status_code != 200 or len(response.content) > LARGEST_KEY_SET:
-                    raise KeysUnavailable
-                self._keys = read_key_set(response.content)
-                self._fetched_at = monotonic()
-            except (httpx.HTTPError, KeysUnavailable) as error:
-                self._failed_at = monotonic()
-                log.warning("webhook keys could not be fetched", url=self._url, error=repr(error))
-                if not self._keys or monotonic() - self._fetched_at > LONGEST_SECONDS:
-                    raise KeysUnavailable from error
+
+    async def _fetch(self) -> None:
+        try:
+            response = await self._http.get(self._url, timeout=5)
+            if response.status_code != 200 or len(response.content) > LARGEST_KEY_SET:
+                raise KeysUnavailable
+            self._keys = read_key_set(response.content)
+            self._fetched_at = monotonic()
+        except (httpx.HTTPError, KeysUnavailable) as error:
+            self._failed_at = monotonic()
+            log.warning("webhook keys could not be fetched", url=self._url, error=repr(error))
 
     def _may_look(self) -> bool:
         now = monotonic()

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+import uvloop
+
 from service.context import Context, open_context
 from service.jobs.submitting import Submitter
 from service.settings import load_settings
@@ -47,7 +49,7 @@ class Runtime:
     def _started(self) -> Worker:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = uvloop.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="worker-loop", daemon=True).start()
             if self._worker is None:
                 opened = asyncio.run_coroutine_threadsafe(

@@ -148,7 +148,9 @@ async def pass_deadline(db: Database, job_id: UUID) -> None:
 
 async def make_older(db: Database, job_id: UUID, seconds: float) -> None:
     """Let the job and its attempts have begun earlier."""
-    await db.execute("UPDATE jobs SET created_at = created_at - make_interval(secs => $2) WHERE id = $1", job_id, seconds)
+    await db.execute(
+        "UPDATE jobs SET created_at = created_at - make_interval(secs => $2) WHERE id = $1", job_id, seconds
+    )
     await db.execute(
         "UPDATE attempts SET claimed_at = claimed_at - make_interval(secs => $2) WHERE job_id = $1", job_id, seconds
     )

@@ -54,7 +54,7 @@ def own_database(server: str, name: str) -> Iterator[str]:
     asyncio.run(run(f'CREATE DATABASE "{name}"'))
     parts = urlsplit(server)
     try:
-        yield parts._replace(path=f"/{name}").geturl().replace(":///", "://@/")
+        yield parts._replace(path=f"/{name}").geturl()
     finally:
         asyncio.run(run(f'DROP DATABASE "{name}" WITH (FORCE)'))
 

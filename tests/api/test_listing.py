@@ -35,9 +35,7 @@ async def test_a_listed_job_is_the_job_without_its_input_and_output(
 ) -> None:
     for job_id in (await in_every_status(context, tenant)).values():
         whole = (await client.get(f"/v1/jobs/{job_id}")).json()
-        [summary] = [
-            job for job in (await client.get("/v1/jobs")).json()["jobs"] if job["request_id"] == str(job_id)
-        ]
+        [summary] = [job for job in (await client.get("/v1/jobs")).json()["jobs"] if job["request_id"] == str(job_id)]
         assert summary == {name: value for name, value in whole.items() if name not in {"input", "output"}}
 
 
@@ -49,9 +47,7 @@ async def test_a_list_is_narrowed_by_status(client: httpx.AsyncClient, context: 
     assert set(await listed(client, status=["failed", "submitted"])) == {jobs["failed"], jobs["submitted"]}
 
 
-async def test_a_list_is_narrowed_by_model_and_provider(
-    client: httpx.AsyncClient, db: Database, tenant: UUID
-) -> None:
+async def test_a_list_is_narrowed_by_model_and_provider(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
     first = str(await making.queued(db, tenant, model="fal-ai/llava-next"))
     second = str(await making.queued(db, tenant, model="fal-ai/mini-cpm", provider="other"))
     assert await listed(client, model="fal-ai/llava-next") == [first]

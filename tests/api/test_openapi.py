@@ -70,9 +70,7 @@ async def test_anybody_may_read_it(nobody: httpx.AsyncClient) -> None:
     assert (response.status_code, response.json()) == (200, DOCUMENT)
 
 
-async def test_a_job_in_every_status_is_as_described(
-    client: httpx.AsyncClient, context: Context, tenant: UUID
-) -> None:
+async def test_a_job_in_every_status_is_as_described(client: httpx.AsyncClient, context: Context, tenant: UUID) -> None:
     for job_id in (await in_every_status(context, tenant)).values():
         assert fits("Job", (await client.get(f"/v1/jobs/{job_id}")).json())
         for part, name in (("events", "Event"), ("attempts", "Attempt"), ("masks", "Mask"), ("images", "Image")):

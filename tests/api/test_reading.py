@@ -24,9 +24,7 @@ async def job_of(client: httpx.AsyncClient, request_id: object) -> dict[str, Any
     return dict(response.json())
 
 
-async def test_a_job_is_found_under_each_of_its_names(
-    client: httpx.AsyncClient, db: Database, tenant: UUID
-) -> None:
+async def test_a_job_is_found_under_each_of_its_names(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
     claim = await making.claimed(db, tenant)
     await store.record_answers(db, [making.accepted(claim, "theirs-1", gateway_request_id="gateway-1")])
     for name in (claim.job_id, str(claim.job_id).upper(), "theirs-1", "gateway-1"):

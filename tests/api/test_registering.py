@@ -26,7 +26,11 @@ async def test_a_job_is_answered_with_itself(client: httpx.AsyncClient, db: Data
 
 
 async def test_the_input_is_sent_on_as_the_client_wrote_it(client: httpx.AsyncClient, db: Database) -> None:
-    text = '{ "prompt":"\\u00e9 \\ud83d\\ude00", "image_url" : "https://example.com/a.png", "x": 1.0e2, "y": 1' + "0" * 30 + "}"
+    text = (
+        '{ "prompt":"\\u00e9 \\ud83d\\ude00", "image_url" : "https://example.com/a.png", "x": 1.0e2, "y": 1'
+        + "0" * 30
+        + "}"
+    )
     body = f'{{"model": "fal-ai/llava-next", "input": {text}}}'
     job = (await client.post("/v1/jobs", content=body)).json()
     row = await db.fetchrow("SELECT input FROM jobs WHERE id = $1", UUID(job["request_id"]))

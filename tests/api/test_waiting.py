@@ -17,7 +17,7 @@ from tests.api.asking import places
 
 async def somebody_waits(db: Database, job_id: UUID) -> None:
     """Until a client has left word that it waits."""
-    while await db.fetchrow("SELECT FROM waiters WHERE job_id = $1", job_id) is None:
+    while await db.fetchrow("SELECT FROM waiters WHERE job_id = $1", job_id) is None:  # noqa: ASYNC110 - it is a row
         await asyncio.sleep(0.005)
 
 

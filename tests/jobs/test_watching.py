@@ -122,7 +122,9 @@ async def test_a_polled_failure_ends_the_job_with_its_own_words(
     context: Context, tenant: UUID, provider: Provider, status: int
 ) -> None:
     claim = await with_provider(context, tenant, provider)
-    provider.ended(reply({"detail": [{"loc": ["body"], "msg": "Bad", "type": "bad"}]}, status), f"status code: {status}")
+    provider.ended(
+        reply({"detail": [{"loc": ["body"], "msg": "Bad", "type": "bad"}]}, status), f"status code: {status}"
+    )
     assert await look(context, claim.job_id) == "failed"
     row = await making.outcome(context.db, claim.job_id)
     assert row is not None
@@ -201,9 +203,7 @@ async def test_a_provider_that_is_away_ends_nothing(context: Context, tenant: UU
     assert await look(away, claim.job_id) == "submitted"
 
 
-async def test_our_key_goes_to_no_address_of_another_origin(
-    context: Context, tenant: UUID, provider: Provider
-) -> None:
+async def test_our_key_goes_to_no_address_of_another_origin(context: Context, tenant: UUID, provider: Provider) -> None:
     port = int(provider.url.rpartition(":")[2])
     claim = await making.claimed(context.db, tenant)
     for other in (f"http://localhost:{port}", f"http://127.0.0.1:{port}@evil.example", f"https://127.0.0.1:{port}"):
@@ -232,7 +232,9 @@ async def test_the_addresses_that_the_queue_gave_are_used(context: Context, tena
 # Somebody asked for the end
 
 
-@pytest.mark.parametrize(("answer", "after"), [(200, "cancelled"), (202, "submitted"), (400, "submitted"), (404, "submitted")])
+@pytest.mark.parametrize(
+    ("answer", "after"), [(200, "cancelled"), (202, "submitted"), (400, "submitted"), (404, "submitted")]
+)
 async def test_a_cancel_ends_a_job_only_when_the_provider_took_it_out(
     context: Context, tenant: UUID, provider: Provider, answer: int, after: str
 ) -> None:

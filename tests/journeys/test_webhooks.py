@@ -12,7 +12,7 @@ import pytest
 from tests.journeys.driver import ENDED, Driver, Json, assert_error, exactly, new_tag
 from tests.stand_in import Answer, Outcome, Script, StandIn, webhooks
 from tests.stand_in import script as scripts
-from tests.stand_in.outputs import LLAVA, SA2VA, as_json, mask_files
+from tests.stand_in.outputs import LLAVA, NEMOTRON, SA2VA, as_json, mask_files
 from tests.stand_in.pictures import TRUCK
 from tests.stand_in.script import Webhook
 from tests.stand_in.server import Run, eventually
@@ -330,6 +330,18 @@ def test_hard_text_survives_byte_for_byte(client: Driver, fal: StandIn, tag: str
     request_id, _ = completed(client, fal, tag, script)
     assert exactly(client.result(request_id).content) == exactly(TEXTS[name])
     assert client.get(f"/v1/jobs/{request_id}").content
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_number_that_json_does_not_know_keeps_no_job_from_ending(
+    client: Driver, fal: StandIn, tag: str, number: str
+) -> None:
+    """Python models write them. Whatever is made of it, the job ends and can be read."""
+    raw = f'{{"output": "x", "usage": {{"a": {number}}}, "timings": {{"t": {number}}}}}'.encode()
+    fal.script(tag, Script(outcome=lambda _: Outcome(raw)))
+    job = client.ended(client.post(tag, NEMOTRON)["request_id"])
+    assert job["status"] in ("completed", "failed")
+    assert client.result(job["request_id"]).content
 
 
 def test_a_hard_label_survives(client: Driver, fal: StandIn, tag: str) -> None:

@@ -153,7 +153,7 @@ def test_no_bytes_raise_anything_else(body: bytes) -> None:
 @given(
     st.fixed_dictionaries(
         {"request_id": st.just("r") | json_values, "status": st.sampled_from(["OK", "ERROR"]) | json_values},
-        optional={name: json_values for name in ("payload", "error", "payload_error", "gateway_request_id")},
+        optional=dict.fromkeys(("payload", "error", "payload_error", "gateway_request_id"), json_values),
     )
 )
 def test_no_json_raises_anything_else(content: dict[str, Any]) -> None:

@@ -185,9 +185,7 @@ async def pinned(settings: Settings) -> AsyncIterator[str]:
         yield url
 
 
-async def test_another_customers_validly_signed_webhook_is_refused(
-    poster: Poster, target: Target, pinned: str
-) -> None:
+async def test_another_customers_validly_signed_webhook_is_refused(poster: Poster, target: Target, pinned: str) -> None:
     headers = poster.key.headers("r-1", "account-2", target.body)
     assert await is_refused(poster, target, pinned + target.url, target.body, headers)
     response = await poster.send(pinned + target.url, target.body, target.headers)

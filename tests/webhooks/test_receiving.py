@@ -46,9 +46,7 @@ async def test_two_hundred_means_durable(poster: Poster, claim: Claim, context: 
     assert set(json.loads(report["headers"])) == {"request_id", "user_id", "timestamp", "signature"}
 
 
-async def test_news_again_and_other_news_are_answered_and_kept(
-    poster: Poster, claim: Claim, context: Context
-) -> None:
+async def test_news_again_and_other_news_are_answered_and_kept(poster: Poster, claim: Claim, context: Context) -> None:
     verdicts = [(await poster.post(url_of(poster, claim), "r-1", body))["verdict"] for body in (CAT, CAT, DOG)]
     assert verdicts == ["applied", "duplicate", "conflict"]
     row = await making.outcome(context.db, claim.job_id)

@@ -1,0 +1,110 @@
+"""The migrations lead to the schema that the code is written for, there and back, and from many starts at once."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import asyncpg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
+
+from service.db import one_connection, sqlalchemy_engine
+from service.migrate import configuration, head, upgrade
+from service.models import metadata
+from tests.servers import Addresses, own_database
+
+COLUMNS = """
+SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity, character_maximum_length
+FROM information_schema.columns WHERE table_schema = 'public' AND table_name <> 'alembic_version'
+"""
+CONSTRAINTS = """
+SELECT conrelid::regclass::text, conname, pg_get_constraintdef(pg_constraint.oid)
+FROM pg_constraint JOIN pg_namespace ON pg_namespace.oid = connamespace
+WHERE nspname = 'public' AND conrelid::regclass::text <> 'alembic_version'
+"""
+INDEXES = "SELECT tablename, indexdef FROM pg_indexes WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+STORAGE = """
+SELECT relname, relpersistence::text, (SELECT array_agg(each ORDER BY each) FROM unnest(reloptions) AS each) AS options
+FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND relname <> 'alembic_version'
+"""
+LEFT = """
+SELECT relname::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i', 'S', 'v')
+UNION ALL SELECT proname::text FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+"""
+
+
+@pytest.fixture
+def empty(addresses: Addresses) -> Iterator[str]:
+    with own_database(addresses.database, "empty") as url:
+        yield url
+
+
+@pytest.fixture
+def other(addresses: Addresses) -> Iterator[str]:
+    with own_database(addresses.database, "other") as url:
+        yield url
+
+
+async def facts(url: str, *questions: str) -> list[set[tuple[object, ...]]]:
+    async with one_connection(url) as connection:
+        return [{plain(row) for row in await connection.fetch(question)} for question in questions]
+
+
+def plain(row: asyncpg.Record) -> tuple[object, ...]:
+    return tuple(tuple(value) if isinstance(value, list) else value for value in row)
+
+
+async def test_the_migrated_schema_is_the_one_of_the_models(addresses: Addresses) -> None:
+    def differences(connection: Connection) -> list[object]:
+        compared = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        return list(compare_metadata(compared, metadata))
+
+    engine = sqlalchemy_engine(addresses.database)
+    async with engine.connect() as connection:
+        assert await connection.run_sync(differences) == []
+    await engine.dispose()
+
+
+async def test_what_alembic_does_not_compare_is_the_same_too(addresses: Addresses, empty: str) -> None:
+    engine = sqlalchemy_engine(empty)
+    async with engine.begin() as connection:
+        await connection.run_sync(metadata.create_all)
+    await engine.dispose()
+    questions = (COLUMNS, CONSTRAINTS, INDEXES, STORAGE)
+    for migrated, made in zip(await facts(addresses.database, *questions), await facts(empty, *questions), strict=True):
+        assert migrated == made
+
+
+def test_there_is_one_way_to_one_head() -> None:
+    script = ScriptDirectory.from_config(configuration())
+    assert script.get_heads() == [head()]
+    assert all(not isinstance(each.down_revision, tuple) for each in script.walk_revisions())
+
+
+def in_a_process(code: str, url: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-c", f"from service.migrate import *; {code}", url]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+async def test_the_way_back_leaves_nothing_and_can_be_gone_again(empty: str, other: str) -> None:
+    script = "import sys; url = sys.argv[1]; upgrade(url); downgrade(url, 'base')"
+    there_and_back = [in_a_process(script, empty), in_a_process(f"{script}; upgrade(url)", other)]
+    assert [(each.communicate()[0], each.returncode)[1] for each in there_and_back] == [0, 0]
+    [left] = await facts(empty, LEFT)
+    assert left == {("alembic_version",), ("alembic_version_pkc",)}
+    [again] = await facts(other, "SELECT version_num FROM alembic_version")
+    assert again == {(head(),)}
+
+
+async def test_many_starts_at_once_migrate_once(empty: str) -> None:
+    starts = [in_a_process("import sys; upgrade(sys.argv[1])", empty) for _ in range(4)]
+    assert [(each.communicate()[0], each.returncode) for each in starts] == [("", 0)] * 4
+    [versions] = await facts(empty, "SELECT version_num FROM alembic_version")
+    assert versions == {(head(),)}
+
+
+def test_a_schema_that_is_current_is_left_as_it_is(addresses: Addresses) -> None:
+    upgrade(addresses.database)

@@ -156,7 +156,9 @@ async def test_no_figure_of_a_model_hides_its_job(
     job = await job_of(client, claim.job_id)
     assert len((await client.get("/v1/jobs")).json()["jobs"]) == 1
     assert job["seed"] is None or job["seed"] == lifted.seed
-    assert {name: float(value) for name, value in job["usage"].items()} == lifted.usage
+    assert {name: float(value) for name, value in job["usage"].items()} == {
+        name: float(value) for name, value in lifted.usage.items()
+    }
 
 
 OUTPUTS = [

@@ -216,6 +216,15 @@ def named(job: Json) -> Json | None:
     return job if job["provider_request_id"] else None
 
 
+def test_the_times_of_an_early_end_are_in_order(client: Driver, fal: StandIn, tag: str) -> None:
+    request_id, _ = completed(client, fal, tag, Script(early=True, answer_seconds=(0.05, 0.1)))
+    job = eventually(lambda: named(client.job(request_id)))
+    moments = [job[f"{name}_at"] for name in ("created", "submitted", "completed") if job[f"{name}_at"]]
+    assert moments == sorted(moments)
+    spans = [span for name, span in job["timings"].items() if name != "model" and span is not None]
+    assert 0 <= min(spans) <= max(spans) == job["timings"]["total_seconds"]
+
+
 def test_early_files_are_stored_as_well(client: Driver, fal: StandIn, tag: str) -> None:
     request_id, _ = completed(client, fal, tag, Script(early=True, answer_seconds=(0.1, 0.3)), SA2VA)
     assert len(client.stored(request_id)["masks"]) == 3

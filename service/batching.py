@@ -26,13 +26,21 @@ class Batcher(Generic[Item]):
     async def _run(self) -> None:
         while self._waiting:
             batch, self._waiting = self._waiting, []
-            try:
-                await self._write([item for item, _ in batch])
-            except Exception as error:
-                self._tell(batch, error)
-            else:
-                self._tell(batch, None)
+            if not await self._written(batch, last_word=len(batch) == 1):
+                # One item may have spoiled it for all, so each is written for itself.
+                for entry in batch:
+                    await self._written([entry], last_word=True)
         self._writer = None
+
+    async def _written(self, batch: Sequence[tuple[Item, asyncio.Future[None]]], *, last_word: bool) -> bool:
+        try:
+            await self._write([item for item, _ in batch])
+        except Exception as error:
+            if last_word:
+                self._tell(batch, error)
+            return last_word
+        self._tell(batch, None)
+        return True
 
     @staticmethod
     def _tell(batch: Sequence[tuple[Item, asyncio.Future[None]]], error: Exception | None) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from service.errors import Unavailable
+from service.errors import Invalid, Unavailable
 
 Row = asyncpg.Record
 Result = TypeVar("Result")
@@ -36,7 +36,11 @@ AWAY = (
     asyncpg.DiskFullError,
 )
 
+# A list that takes longer has to be asked for more narrowly.
+LIST_SECONDS = 10.0
+
 SESSION = {
+    "synchronous_commit": "on",
     "application_name": "roundtrip",
     "statement_timeout": "30s",
     "idle_in_transaction_session_timeout": "30s",
@@ -45,8 +49,21 @@ SESSION = {
 }
 
 
+class TooCostly(Invalid):
+    """A question that the database could not answer in time."""
+
+    def __init__(self) -> None:
+        words = "This question takes too long; narrow it with created_after, model or status."
+        super().__init__([{"loc": ["query"], "msg": words, "type": "too_costly"}])
+
+
 class DatabaseAway(Unavailable):
     message = "The database is away; try again shortly."
+
+
+def _away(error: Exception) -> Exception:
+    """asyncpg counts arguments that cannot be encoded among the interface errors, too; those are our bugs."""
+    return error if isinstance(error, ValueError) else DatabaseAway()
 
 
 class Database:
@@ -57,24 +74,30 @@ class Database:
         try:
             return await self.pool.fetch(sql, *values)
         except AWAY as error:
-            raise DatabaseAway from error
+            raise _away(error) from error
 
     async def fetchrow(self, sql: str, *values: Any) -> Row | None:
         try:
             return await self.pool.fetchrow(sql, *values)
         except AWAY as error:
-            raise DatabaseAway from error
+            raise _away(error) from error
 
     async def execute(self, sql: str, *values: Any) -> str:
         try:
             return await self.pool.execute(sql, *values)
         except AWAY as error:
-            raise DatabaseAway from error
+            raise _away(error) from error
 
     async def run(self, statement: ClauseElement) -> list[Row]:
-        """Run a SQLAlchemy Core statement that was made for one request."""
+        """Run a SQLAlchemy Core statement that was made for one request. Raises TooCostly."""
         compiled = Compiled(statement)
-        return await self.fetch(compiled.sql, *compiled.values())
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                return await self.pool.fetch(compiled.sql, *compiled.values())
+        except TimeoutError as error:
+            raise TooCostly from error
+        except AWAY as error:
+            raise _away(error) from error
 
 
 class Compiled:

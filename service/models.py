@@ -136,8 +136,7 @@ live_jobs = Table(
     Column("duty", Text, nullable=False),
     Column("due_at", Moment, nullable=False, server_default=func.now()),
     Column("rank", SmallInteger, nullable=False),
-    Column("attempt", SmallInteger, nullable=False, server_default=text("0")),
-    Column("checks", Integer, nullable=False, server_default=text("0")),
+    Column("attempt", Integer, nullable=False, server_default=text("0")),
     Column("queue_position", Integer),
     Column("started_at", Moment),
     Column("deadline_at", Moment),
@@ -145,21 +144,22 @@ live_jobs = Table(
     one_of("status", LIVE),
     one_of("duty", Duty),
     Index("ix_live_jobs_to_submit", "rank", "due_at", postgresql_where=text("duty = 'submit'")),
-    Index("ix_live_jobs_due", "due_at"),
+    Index("ix_live_jobs_due", "due_at", postgresql_where=text("duty <> 'submit'")),
+    Index("ix_live_jobs_deadline", "deadline_at", postgresql_where=text("duty = 'submit' AND deadline_at IS NOT NULL")),
     postgresql_with={
-        "fillfactor": 60,
         "autovacuum_vacuum_scale_factor": 0.02,
         "autovacuum_vacuum_threshold": 500,
         "autovacuum_vacuum_cost_delay": 0,
     },
 )
 
-# One submission to one provider, written before the provider is called.
+# One submission to one provider, written before the provider is called. `resubmitted_at` is set when its answer
+# was lost and the job was submitted again: the one way to pay twice, so nothing clears it.
 attempts = Table(
     "attempts",
     metadata,
     job_column(primary_key=True),
-    Column("number", SmallInteger, primary_key=True),
+    Column("number", Integer, primary_key=True),
     Column("provider", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("provider_request_id", Text),
@@ -170,6 +170,7 @@ attempts = Table(
     Column("claimed_at", Moment, nullable=False, server_default=func.now()),
     Column("answered_at", Moment),
     Column("ended_at", Moment),
+    Column("resubmitted_at", Moment),
     Column("http_status", SmallInteger),
     Column("error", Text),
     one_of("state", AttemptState),
@@ -183,7 +184,7 @@ attempts = Table(
         "gateway_request_id",
         postgresql_where=text("gateway_request_id IS NOT NULL"),
     ),
-    postgresql_with={"fillfactor": 80},
+    Index("ix_attempts_to_stop", "job_id", postgresql_where=text("state = 'superseded' AND ended_at IS NULL")),
 )
 
 # Evidence: what a provider said, to the byte, how it reached us, and what was made of it. No foreign
@@ -193,7 +194,7 @@ reports = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     Column("job_id", Uuid, nullable=False),
-    Column("attempt", SmallInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
     Column("source", Text, nullable=False),
     Column("received_at", Moment, nullable=False),
     Column("http_status", SmallInteger),
@@ -212,7 +213,7 @@ outcomes = Table(
     job_column(primary_key=True),
     Column("tenant_id", Uuid, nullable=False),
     Column("status", Text, nullable=False),
-    Column("attempt", SmallInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
     Column("source", Text, nullable=False),
     Column("http_status", SmallInteger, nullable=False),
     Column("body", LargeBinary, nullable=False),
@@ -265,7 +266,6 @@ artifacts = Table(
     Column("copy_error", Text),
     one_of("kind", ("mask", "image")),
     Index("ix_artifacts_sha256", "sha256", postgresql_where=text("sha256 IS NOT NULL")),
-    postgresql_with={"fillfactor": 70},
 )
 
 # Files whose copy is still owed; a row goes when the copy is stored or given up.
@@ -295,7 +295,7 @@ job_events = Table(
     Column("at", Moment, nullable=False, server_default=func.clock_timestamp()),
     Column("event", Text, nullable=False),
     Column("status", Text, nullable=False),
-    Column("attempt", SmallInteger, nullable=False),
+    Column("attempt", Integer, nullable=False),
     Column("note", Text),
     Index("ix_job_events_job_id_id", "job_id", "id"),
 )

@@ -20,6 +20,9 @@ log = structlog.get_logger()
 
 QUEUE = "roundtrip"
 
+# A nudge that nobody took for so long has been made up for by sweeps. Minutes, because clocks differ.
+MESSAGE_SECONDS = 600.0
+
 
 class TaskName(StrEnum):
     SUBMIT = "roundtrip.submit_jobs"
@@ -82,9 +85,13 @@ class Nudger:
     # No more than one message of a kind in this time, however many jobs come.
     SHORTEST_INTERVAL = 0.02
 
+    # Later ones beyond these are left to the sweep.
+    MOST_LATER = 1_000
+
     def __init__(self, publish: Callable[[TaskName], None]) -> None:
         self._publish = publish
-        self._wanted: list[tuple[float, TaskName]] = []
+        self._now: set[TaskName] = set()
+        self._later: list[tuple[float, TaskName]] = []
         self._changed = threading.Condition()
         self._closing = False
         self._away = False
@@ -94,7 +101,10 @@ class Nudger:
     def nudge(self, name: TaskName, after: float = 0.0) -> None:
         """Publish soon, or `after` seconds. Returns at once."""
         with self._changed:
-            heapq.heappush(self._wanted, (monotonic() + after, name))
+            if after <= 0:
+                self._now.add(name)
+            elif len(self._later) < self.MOST_LATER:
+                heapq.heappush(self._later, (monotonic() + after, name))
             self._changed.notify()
 
     def close(self) -> None:
@@ -115,12 +125,12 @@ class Nudger:
         """Wait until something is due; nothing when it is time to end."""
         with self._changed:
             while True:
-                names = set()
-                while self._wanted and self._wanted[0][0] <= monotonic():
-                    names.add(heapq.heappop(self._wanted)[1])
+                names, self._now = self._now, set()
+                while self._later and self._later[0][0] <= monotonic():
+                    names.add(heapq.heappop(self._later)[1])
                 if names or self._closing:
                     return names
-                self._changed.wait(self._wanted[0][0] - monotonic() if self._wanted else None)
+                self._changed.wait(self._later[0][0] - monotonic() if self._later else None)
 
     def _send(self, name: TaskName) -> None:
         try:
@@ -137,6 +147,6 @@ def open_nudger(settings: Settings) -> Nudger:
     app = build_celery(settings)
 
     def publish(name: TaskName) -> None:
-        app.send_task(name.value, queue=QUEUE, ignore_result=True, retry=False)
+        app.send_task(name.value, queue=QUEUE, ignore_result=True, retry=False, expires=MESSAGE_SECONDS)
 
     return Nudger(publish)

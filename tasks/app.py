@@ -1,18 +1,20 @@
-"""The Celery application: what a worker may be asked, and what beat asks by the clock."""
+"""The Celery application: what a worker may be asked, and what beat asks by the clock.
+
+A task wakes a pump and returns; the pump goes on as long as there is work, with one of a kind in a process.
+So no hanging provider or file host can hold the threads that the other tasks need.
+"""
 
 from typing import Any
 
 import structlog
 from celery import signals
 
-from service.artifacts.copying import copy_due
 from service.db import DatabaseAway
 from service.jobs import due
-from service.jobs.watching import watch
 from service.logs import configure_logs
-from service.queue import QUEUE, TaskName, build_celery
+from service.queue import MESSAGE_SECONDS, QUEUE, TaskName, build_celery
 from service.settings import load_settings
-from tasks.runtime import Runtime, Work, Worker
+from tasks.runtime import Runtime, Worker
 
 configure_logs()
 log = structlog.get_logger()
@@ -23,55 +25,74 @@ runtime = Runtime()
 TIDY_SECONDS = 600.0
 
 
-def run(work: Work) -> None:
-    """A database that is away ends the round; the rows are still there for the next one."""
-    try:
-        runtime.run(work)
-    except DatabaseAway as error:
-        log.warning("round ended early", error=str(error))
-
-
 @celery_app.task(name=TaskName.SUBMIT.value)
 def submit_jobs() -> None:
-    run(lambda worker: worker.submitter.drain())
+    runtime.run(_submit)
 
 
 @celery_app.task(name=TaskName.WATCH.value)
 def watch_jobs() -> None:
-    run(lambda worker: watch(worker.context))
+    runtime.run(_watch)
 
 
 @celery_app.task(name=TaskName.COPY.value)
 def copy_files() -> None:
-    run(lambda worker: copy_due(worker.context))
+    runtime.run(_copy)
 
 
 @celery_app.task(name=TaskName.SWEEP.value)
 def sweep() -> None:
-    run(_sweep)
-
-
-async def _sweep(worker: Worker) -> None:
-    """Find work whose nudge was lost: one statement when there is none."""
-    owed = await due.anything_due(worker.context.db)
-    if owed["submit"]:
-        worker.context.nudger.nudge(TaskName.SUBMIT)
-    if owed["watch"]:
-        worker.context.nudger.nudge(TaskName.WATCH)
-    if owed["copy"]:
-        worker.context.nudger.nudge(TaskName.COPY)
+    runtime.run(_sweep)
 
 
 @celery_app.task(name=TaskName.TIDY.value)
 def tidy() -> None:
-    run(lambda worker: due.tidy(worker.context.db, worker.context.settings.idempotency_days))
+    runtime.run(_tidy)
 
 
-# A sweep that nobody took in time is worth nothing: the next one finds the same.
+async def _submit(worker: Worker) -> None:
+    worker.submitting.wake()
+
+
+async def _watch(worker: Worker) -> None:
+    worker.watching.wake()
+
+
+async def _copy(worker: Worker) -> None:
+    worker.copying.wake()
+
+
+async def _sweep(worker: Worker) -> None:
+    """Find work whose nudge was lost: one statement when there is none."""
+    try:
+        owed = await due.anything_due(worker.context.db)
+    except DatabaseAway as error:
+        log.warning("no sweep", error=str(error))
+        return
+    if owed["submit"]:
+        worker.submitting.wake()
+    if owed["watch"]:
+        worker.watching.wake()
+    if owed["copy"]:
+        worker.copying.wake()
+
+
+async def _tidy(worker: Worker) -> None:
+    try:
+        await due.tidy(worker.context.db, worker.context.settings.idempotency_days)
+    except DatabaseAway as error:
+        log.warning("not tidied", error=str(error))
+
+
 celery_app.conf.beat_schedule = {
-    name.value: {"task": name.value, "schedule": seconds, "options": {"queue": QUEUE, "expires": 2 * seconds}}
+    name.value: {"task": name.value, "schedule": seconds, "options": {"queue": QUEUE, "expires": MESSAGE_SECONDS}}
     for name, seconds in ((TaskName.SWEEP, settings.sweep_seconds), (TaskName.TIDY, TIDY_SECONDS))
 }
+
+
+@signals.worker_shutting_down.connect
+def stop_taking(**_: Any) -> None:
+    runtime.stop()
 
 
 @signals.worker_shutdown.connect

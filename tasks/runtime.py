@@ -1,4 +1,4 @@
-"""One event loop and one Context for a worker process, shared by the threads that run its tasks."""
+"""One event loop and one Context for a worker process, and the pumps that its tasks wake."""
 
 import asyncio
 import threading
@@ -7,11 +7,14 @@ from contextlib import AsyncExitStack
 
 import uvloop
 
+from service.artifacts.copying import Copier
 from service.context import Context, open_context
 from service.jobs.submitting import Submitter
+from service.jobs.watching import Watcher
 from service.settings import load_settings
 
-Work = Callable[["Worker"], Awaitable[None]]
+# What is under way when a worker is told to end has this long: a submission has its own, shorter limit.
+LAST_SECONDS = 20.0
 
 
 class Worker:
@@ -19,7 +22,13 @@ class Worker:
 
     def __init__(self, context: Context) -> None:
         self.context = context
-        self.submitter = Submitter(context)
+        self.submitting = Submitter(context).pump
+        self.watching = Watcher(context).pump
+        self.copying = Copier(context).pump
+
+    async def stop(self) -> None:
+        """Take nothing more, and wait for what is in hand."""
+        await asyncio.gather(*(pump.stop(LAST_SECONDS) for pump in (self.submitting, self.watching, self.copying)))
 
 
 class Runtime:
@@ -31,18 +40,24 @@ class Runtime:
         self._worker: Worker | None = None
         self._stack = AsyncExitStack()
 
-    def run(self, work: Work) -> None:
+    def run(self, work: Callable[[Worker], Awaitable[None]]) -> None:
         """Carry out `work` and wait for it."""
         worker = self._started()
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(_call(work, worker), self._loop).result()
 
+    def stop(self) -> None:
+        """Take no more work. Returns at once."""
+        if self._loop is not None and self._worker is not None:
+            asyncio.run_coroutine_threadsafe(self._worker.stop(), self._loop)
+
     def close(self) -> None:
-        """The pool's connections are closed on the loop that made them."""
+        """End what is in hand, then close the connections on the loop that made them."""
         with self._lock:
-            if self._loop is None:
+            if self._loop is None or self._worker is None:
                 return
-            asyncio.run_coroutine_threadsafe(self._stack.aclose(), self._loop).result(timeout=20)
+            asyncio.run_coroutine_threadsafe(self._worker.stop(), self._loop).result(timeout=LAST_SECONDS + 5)
+            asyncio.run_coroutine_threadsafe(self._stack.aclose(), self._loop).result(timeout=10)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._loop = self._worker = None
 
@@ -52,12 +67,14 @@ class Runtime:
                 self._loop = uvloop.new_event_loop()
                 threading.Thread(target=self._loop.run_forever, name="worker-loop", daemon=True).start()
             if self._worker is None:
-                opened = asyncio.run_coroutine_threadsafe(
-                    self._stack.enter_async_context(open_context(load_settings())), self._loop
-                )
-                self._worker = Worker(opened.result(timeout=30))
+                opened = asyncio.run_coroutine_threadsafe(_open(self._stack), self._loop)
+                self._worker = opened.result(timeout=30)
             return self._worker
 
 
-async def _call(work: Work, worker: Worker) -> None:
+async def _open(stack: AsyncExitStack) -> Worker:
+    return Worker(await stack.enter_async_context(open_context(load_settings())))
+
+
+async def _call(work: Callable[[Worker], Awaitable[None]], worker: Worker) -> None:
     await work(worker)

@@ -25,7 +25,7 @@ def upgrade() -> None:
         "reports",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
         sa.Column("job_id", sa.Uuid(), nullable=False),
-        sa.Column("attempt", sa.SmallInteger(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("http_status", sa.SmallInteger(), nullable=True),
@@ -129,7 +129,6 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_artifacts_job_id"), ondelete="CASCADE"),
         sa.ForeignKeyConstraint(["sha256"], ["blobs.sha256"], name=op.f("fk_artifacts_sha256")),
         sa.PrimaryKeyConstraint("job_id", "kind", "index", name=op.f("pk_artifacts")),
-        postgresql_with={"fillfactor": 70},
     )
     op.create_index(
         "ix_artifacts_sha256", "artifacts", ["sha256"], unique=False, postgresql_where=sa.text("sha256 IS NOT NULL")
@@ -137,7 +136,7 @@ def upgrade() -> None:
     op.create_table(
         "attempts",
         sa.Column("job_id", sa.Uuid(), nullable=False),
-        sa.Column("number", sa.SmallInteger(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("provider", sa.Text(), nullable=False),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("provider_request_id", sa.Text(), nullable=True),
@@ -148,15 +147,15 @@ def upgrade() -> None:
         sa.Column("claimed_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("answered_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("resubmitted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("http_status", sa.SmallInteger(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "state IN ('submitting', 'submitted', 'refused', 'ambiguous', 'abandoned', 'completed', 'failed', 'cancelled')",
+            "state IN ('submitting', 'submitted', 'refused', 'ambiguous', 'abandoned', 'superseded', 'completed', 'failed', 'cancelled')",
             name=op.f("ck_attempts_state_known"),
         ),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_attempts_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "number", name=op.f("pk_attempts")),
-        postgresql_with={"fillfactor": 80},
     )
     op.create_index(
         "ix_attempts_gateway_request_id",
@@ -171,6 +170,13 @@ def upgrade() -> None:
         ["provider_request_id"],
         unique=False,
         postgresql_where=sa.text("provider_request_id IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_attempts_to_stop",
+        "attempts",
+        ["job_id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'superseded' AND ended_at IS NULL"),
     )
     op.create_table(
         "idempotency_keys",
@@ -192,7 +198,7 @@ def upgrade() -> None:
         sa.Column("at", sa.DateTime(timezone=True), server_default=sa.text("clock_timestamp()"), nullable=False),
         sa.Column("event", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("attempt", sa.SmallInteger(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("note", sa.Text(), nullable=True),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_events_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_job_events")),
@@ -206,24 +212,33 @@ def upgrade() -> None:
         sa.Column("duty", sa.Text(), nullable=False),
         sa.Column("due_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("rank", sa.SmallInteger(), nullable=False),
-        sa.Column("attempt", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
-        sa.Column("checks", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("attempt", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("queue_position", sa.Integer(), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("deadline_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("cancel_requested_at", sa.DateTime(timezone=True), nullable=True),
-        sa.CheckConstraint("duty IN ('submit', 'answer', 'report', 'settle')", name=op.f("ck_live_jobs_duty_known")),
+        sa.CheckConstraint(
+            "duty IN ('submit', 'answer', 'report', 'settle', 'close')", name=op.f("ck_live_jobs_duty_known")
+        ),
         sa.CheckConstraint("status IN ('queued', 'submitted', 'in_progress')", name=op.f("ck_live_jobs_status_known")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_live_jobs_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", name=op.f("pk_live_jobs")),
         postgresql_with={
-            "fillfactor": 60,
             "autovacuum_vacuum_scale_factor": 0.02,
             "autovacuum_vacuum_threshold": 500,
             "autovacuum_vacuum_cost_delay": 0,
         },
     )
-    op.create_index("ix_live_jobs_due", "live_jobs", ["due_at"], unique=False)
+    op.create_index(
+        "ix_live_jobs_deadline",
+        "live_jobs",
+        ["deadline_at"],
+        unique=False,
+        postgresql_where=sa.text("duty = 'submit' AND deadline_at IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_live_jobs_due", "live_jobs", ["due_at"], unique=False, postgresql_where=sa.text("duty <> 'submit'")
+    )
     op.create_index(
         "ix_live_jobs_to_submit",
         "live_jobs",
@@ -236,7 +251,7 @@ def upgrade() -> None:
         sa.Column("job_id", sa.Uuid(), nullable=False),
         sa.Column("tenant_id", sa.Uuid(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
-        sa.Column("attempt", sa.SmallInteger(), nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
         sa.Column("http_status", sa.SmallInteger(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
@@ -291,13 +306,23 @@ def downgrade() -> None:
     op.drop_table("outcomes")
     op.execute("DROP FUNCTION refuse_update()")
     op.drop_index("ix_live_jobs_to_submit", table_name="live_jobs", postgresql_where=sa.text("duty = 'submit'"))
-    op.drop_index("ix_live_jobs_due", table_name="live_jobs")
+    op.drop_index("ix_live_jobs_due", table_name="live_jobs", postgresql_where=sa.text("duty <> 'submit'"))
+    op.drop_index(
+        "ix_live_jobs_deadline",
+        table_name="live_jobs",
+        postgresql_where=sa.text("duty = 'submit' AND deadline_at IS NOT NULL"),
+    )
     op.drop_table("live_jobs")
     op.drop_index("ix_job_events_job_id_id", table_name="job_events")
     op.drop_table("job_events")
     op.drop_index("ix_idempotency_keys_job_id", table_name="idempotency_keys")
     op.drop_index("ix_idempotency_keys_created_at", table_name="idempotency_keys")
     op.drop_table("idempotency_keys")
+    op.drop_index(
+        "ix_attempts_to_stop",
+        table_name="attempts",
+        postgresql_where=sa.text("state = 'superseded' AND ended_at IS NULL"),
+    )
     op.drop_index(
         "ix_attempts_provider_request_id",
         table_name="attempts",

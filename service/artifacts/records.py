@@ -20,7 +20,9 @@ class OwedCopy:
 
 _TAKE = """
 WITH picked AS (
-    SELECT job_id, kind, index FROM copies WHERE due_at <= now() ORDER BY due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    SELECT job_id, kind, index FROM copies WHERE due_at <= now()
+    -- Files that were never tried come before those whose host does not answer.
+    ORDER BY tries, due_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ), taken AS (
     UPDATE copies SET tries = copies.tries + 1, due_at = now() + make_interval(secs => $2)
     FROM picked
@@ -35,6 +37,16 @@ FROM taken JOIN artifacts USING (job_id, kind, index)
 async def take_owed(db: Database, limit: int, lease_seconds: float) -> list[OwedCopy]:
     """Take copies to make now; one that is not recorded in time is owed to somebody else again."""
     return [OwedCopy(**dict(row)) for row in await db.fetch(_TAKE, limit, lease_seconds)]
+
+
+async def renew_lease(db: Database, owed: OwedCopy, lease_seconds: float) -> None:
+    await db.execute(
+        "UPDATE copies SET due_at = now() + make_interval(secs => $4) WHERE job_id = $1 AND kind = $2 AND index = $3",
+        owed.job_id,
+        owed.kind,
+        owed.index,
+        lease_seconds,
+    )
 
 
 @dataclass(frozen=True, slots=True)

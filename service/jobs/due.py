@@ -1,5 +1,6 @@
 """Statements about live jobs whose time has come: a worker died, a webhook is late, a deadline passed."""
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from service.db import Database, Row
@@ -7,32 +8,38 @@ from service.jobs.facts import Due
 from service.jobs.lifecycle import AttemptState, Duty, Event, Status
 from service.jobs.store import CHANNEL, guard, target
 
-# `checks` grows with each look, so that the looks of a job that takes long grow apart.
 _TAKE_DUE = f"""
 WITH picked AS (
     SELECT job_id FROM live_jobs
-    WHERE due_at <= now() AND (duty <> '{Duty.SUBMIT}' OR deadline_at <= now())
+    WHERE due_at <= now() AND duty <> '{Duty.SUBMIT}'
     ORDER BY due_at
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 ), moved AS (
     UPDATE live_jobs
-    SET checks = checks + 1,
-        due_at = least(now() + make_interval(secs => $2), CASE WHEN deadline_at > now() THEN deadline_at END)
+    SET due_at = least(now() + make_interval(secs => $2), CASE WHEN deadline_at > now() THEN deadline_at END)
     FROM picked WHERE live_jobs.job_id = picked.job_id
     RETURNING live_jobs.*
 )
-SELECT moved.job_id, moved.attempt, jobs.model, moved.duty, moved.status, moved.checks,
+SELECT moved.job_id, moved.attempt, jobs.model, moved.duty, moved.status,
        coalesce(moved.deadline_at <= now(), false) AS past_deadline,
        moved.cancel_requested_at IS NOT NULL AS cancel_requested,
        attempts.provider_request_id, attempts.response_url, attempts.status_url, attempts.cancel_url,
        coalesce(extract(epoch FROM now() - attempts.claimed_at), 0)::float8 AS since_claim,
-       (SELECT count(*) FROM attempts given_up
-        WHERE given_up.job_id = moved.job_id AND given_up.state = '{AttemptState.ABANDONED}')::int4 AS abandoned
+       (SELECT count(resubmitted_at) FROM attempts earlier WHERE earlier.job_id = moved.job_id)::int4 AS resubmissions
 FROM moved
 JOIN jobs ON jobs.id = moved.job_id
 LEFT JOIN attempts ON attempts.job_id = moved.job_id AND attempts.number = moved.attempt
 """
+
+_EXPIRE = f"""
+UPDATE live_jobs SET duty = '{Duty.CLOSE}', due_at = now() WHERE duty = '{Duty.SUBMIT}' AND deadline_at <= now()
+"""
+
+
+async def expire(db: Database) -> None:
+    """Let jobs whose deadline passed before they were submitted be closed."""
+    await db.execute(_EXPIRE)
 
 
 async def take_due(db: Database, limit: int, next_look_seconds: float) -> list[Due]:
@@ -41,18 +48,20 @@ async def take_due(db: Database, limit: int, next_look_seconds: float) -> list[D
     return [Due(**{**row, "duty": Duty(row["duty"]), "status": Status(row["status"])}) for row in rows]
 
 
-_MOVE_DUTY = """
+_MOVE_DUTY = f"""
 WITH moved AS (
     UPDATE live_jobs
-    SET duty = $3, due_at = least(now() + make_interval(secs => $4), deadline_at), checks = 0
+    SET duty = $3, due_at = least(now() + make_interval(secs => $4), deadline_at)
     WHERE job_id = $1 AND attempt = $2 AND duty = $5
     RETURNING job_id, status, attempt
 ), tried AS (
-    UPDATE attempts SET state = $6, error = coalesce(error, $7)
+    UPDATE attempts
+    SET state = $6::text, error = coalesce(error, $7),
+        resubmitted_at = CASE WHEN $6::text = '{AttemptState.ABANDONED}' THEN clock_timestamp() END
     FROM moved WHERE attempts.job_id = moved.job_id AND attempts.number = moved.attempt
 ), noted AS (
     INSERT INTO job_events (job_id, event, status, attempt, note)
-    SELECT job_id, $6, status, attempt, $7 FROM moved
+    SELECT job_id, $6::text, status, attempt, $7 FROM moved
 )
 SELECT job_id FROM moved
 """
@@ -125,10 +134,45 @@ async def look_now(db: Database, job_id: UUID, attempt: int) -> bool:
     return row is not None
 
 
+@dataclass(frozen=True, slots=True)
+class ToStop:
+    """An attempt that the provider still has although its job has ended."""
+
+    job_id: UUID
+    attempt: int
+    model: str
+    provider_request_id: str
+    cancel_url: str | None
+
+
+_TO_STOP = f"""
+SELECT job_id, number AS attempt, jobs.model, provider_request_id, cancel_url
+FROM attempts JOIN jobs ON jobs.id = job_id
+WHERE state = '{AttemptState.SUPERSEDED}' AND ended_at IS NULL
+LIMIT $1
+"""
+
+# A provider that does not answer is asked again with each sweep, but not for ever.
+_STOPPED = """
+UPDATE attempts SET ended_at = clock_timestamp()
+WHERE job_id = $1 AND number = $2 AND ended_at IS NULL AND ($3 OR claimed_at < now() - interval '1 hour')
+"""
+
+
+async def to_stop(db: Database, limit: int) -> list[ToStop]:
+    return [ToStop(**dict(row)) for row in await db.fetch(_TO_STOP, limit)]
+
+
+async def record_stop(db: Database, attempt: ToStop, *, answered: bool) -> None:
+    await db.execute(_STOPPED, attempt.job_id, attempt.attempt, answered)
+
+
 _ANYTHING_DUE = f"""
 SELECT
     EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND due_at <= now()) AS submit,
-    EXISTS (SELECT FROM live_jobs WHERE due_at <= now() AND (duty <> '{Duty.SUBMIT}' OR deadline_at <= now())) AS watch,
+    EXISTS (SELECT FROM live_jobs WHERE duty <> '{Duty.SUBMIT}' AND due_at <= now())
+        OR EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND deadline_at <= now())
+        OR EXISTS (SELECT FROM attempts WHERE state = '{AttemptState.SUPERSEDED}' AND ended_at IS NULL) AS watch,
     EXISTS (SELECT FROM copies WHERE due_at <= now()) AS copy
 """
 
@@ -140,9 +184,16 @@ async def anything_due(db: Database) -> Row:
     return row
 
 
+_FORGET = """
+DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
+    SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1) LIMIT $2
+))
+"""
+FORGET_AT_A_TIME = 10_000
+
+
 async def tidy(db: Database, idempotency_days: float) -> None:
     """Forget idempotency keys whose time is over, and waiters whose process is gone."""
-    await db.execute(
-        "DELETE FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1)", idempotency_days * 86_400
-    )
+    while await db.execute(_FORGET, idempotency_days * 86_400, FORGET_AT_A_TIME) == f"DELETE {FORGET_AT_A_TIME}":
+        continue
     await db.execute("DELETE FROM waiters WHERE until < now()")

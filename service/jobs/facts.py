@@ -26,7 +26,7 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job to be submitted now, as this attempt. `input` is JSON text, `age` seconds since its registration."""
+    """A job to be submitted now, as this attempt. `input` is JSON text, `age` seconds since its first attempt."""
 
     job_id: UUID
     attempt: int
@@ -88,7 +88,6 @@ class Due:
     model: str
     duty: Duty
     status: Status
-    checks: int
     past_deadline: bool
     cancel_requested: bool
     provider_request_id: str | None
@@ -96,4 +95,4 @@ class Due:
     status_url: str | None
     cancel_url: str | None
     since_claim: float
-    abandoned: int
+    resubmissions: int

@@ -70,9 +70,19 @@ class AttemptState(StrEnum):
     REFUSED = "refused"
     AMBIGUOUS = "ambiguous"
     ABANDONED = "abandoned"
+    SUPERSEDED = "superseded"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+# A provider has, or may have, an attempt in one of these states.
+OPEN_ATTEMPTS = (
+    AttemptState.SUBMITTING,
+    AttemptState.SUBMITTED,
+    AttemptState.AMBIGUOUS,
+    AttemptState.ABANDONED,
+)
 
 
 class Duty(StrEnum):
@@ -82,6 +92,7 @@ class Duty(StrEnum):
     ANSWER = "answer"  # a submission is under way; when due, its worker died
     REPORT = "report"  # the provider has it; when due, its webhook is late: ask
     SETTLE = "settle"  # the submit answer was lost; when due, submit again
+    CLOSE = "close"  # no provider has it, and a cancel or its deadline came: end it
 
 
 def can(status: Status, event: Event) -> bool:

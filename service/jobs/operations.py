@@ -4,7 +4,7 @@ However news of a job reaches us (a webhook, a status poll, a submit's own answe
 """
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
@@ -23,14 +23,14 @@ from service.queue import TaskName
 
 log = structlog.get_logger()
 
-CANCELLED = Ending(
-    Event.CANCELLED, 499, encode({"detail": "The job was cancelled."}), "The job was cancelled.", "client_cancelled"
-)
-
 
 def ending(event: Event, status: int, error_type: str, words: str) -> Ending:
     """An end that we ourselves decide."""
-    return Ending(event, status, encode({"detail": words, "error_type": error_type}), words, error_type)
+    body = {"detail": words, "error_type": error_type, "message": words}
+    return Ending(event, status, encode(body), words, error_type)
+
+
+CANCELLED = ending(Event.CANCELLED, 499, "client_cancelled", "The job was cancelled.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +64,17 @@ async def register(context: Context, job: NewJob, idempotency_key: str | None = 
 
 def fingerprint_of(job: NewJob) -> bytes:
     """What must be the same for two requests to be one."""
-    asked = replace(job, id=UUID(int=0))
-    return hashlib.sha256(repr(asked).encode("utf-8", "surrogatepass")).digest()
+    asked = (
+        job.model,
+        job.input,
+        job.provider,
+        job.priority,
+        job.webhook_url,
+        job.deadline_seconds,
+        job.metadata,
+        list(job.tags),
+    )
+    return hashlib.sha256(encode(asked)).digest()
 
 
 async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: Ending, evidence: Evidence) -> str:
@@ -76,6 +85,8 @@ async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: E
         return await store.file_report(context.db, job_id, attempt, evidence, ended)
     if lifted.files:
         context.nudger.nudge(TaskName.COPY)
+    if row["to_stop"]:
+        context.nudger.nudge(TaskName.WATCH)
     return "applied"
 
 
@@ -98,9 +109,7 @@ async def cancel(context: Context, job_id: UUID) -> bool:
     duty = await store.request_cancel(context.db, job_id)
     if duty is None:
         return False
-    if duty is Duty.SUBMIT:
-        await store.close(context.db, job_id, CANCELLED)
-    else:
+    if duty is not Duty.CLOSE or not await store.close(context.db, job_id, CANCELLED):
         context.nudger.nudge(TaskName.WATCH)
     return True
 

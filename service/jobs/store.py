@@ -12,11 +12,13 @@ from uuid import UUID
 from service.catalog.base import Lifted
 from service.db import Database, Row
 from service.jobs.facts import Answer, Claim, Ending, Evidence, NewJob
-from service.jobs.lifecycle import MOVES, AttemptState, Duty, Event
+from service.jobs.lifecycle import MOVES, OPEN_ATTEMPTS, AttemptState, Duty, Event
 from service.jsontext import encode
 
 # Jobs of a lower rank are claimed first; fal knows the same two priorities.
 RANK = {"normal": 0, "low": 1}
+
+CHANNEL = "job_changed"
 
 # A searchable excerpt; the whole text is in the outcome's body.
 TEXT_EXCERPT = 8_000
@@ -128,7 +130,8 @@ WITH picked AS (
     SELECT job_id, attempt, $3, '{AttemptState.SUBMITTING}' FROM moved
 )
 SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority,
-       extract(epoch FROM now() - jobs.created_at)::float8 AS age
+       coalesce((SELECT extract(epoch FROM now() - first.claimed_at) FROM attempts first
+                 WHERE first.job_id = moved.job_id AND first.number = 1), 0)::float8 AS age
 FROM moved JOIN jobs ON jobs.id = moved.job_id
 """
 
@@ -144,7 +147,7 @@ async def claim(db: Database, limit: int, lease_seconds: float, provider: str) -
 _RECORD_ANSWERS = f"""
 WITH said AS (
     SELECT * FROM unnest(
-        $1::uuid[], $2::int2[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::text[],
+        $1::uuid[], $2::int4[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::text[],
         $8::text[], $9::text[], $10::text[], $11::int4[], $12::int2[], $13::text[]
     ) AS said (job_id, attempt, state, duty, delay, request_id, gateway_id,
                response_url, status_url, cancel_url, queue_position, http_status, error)
@@ -152,10 +155,11 @@ WITH said AS (
     UPDATE live_jobs
     SET status = CASE WHEN said.state = '{AttemptState.SUBMITTED}' AND {guard(Event.ACCEPTED, "live_jobs.status")}
                       THEN {target(Event.ACCEPTED)} ELSE live_jobs.status END,
-        duty = said.duty,
-        checks = 0,
+        duty = CASE WHEN said.duty = '{Duty.SUBMIT}' AND live_jobs.cancel_requested_at IS NOT NULL
+                    THEN '{Duty.CLOSE}' ELSE said.duty END,
         queue_position = said.queue_position,
-        due_at = least(now() + make_interval(secs => said.delay), live_jobs.deadline_at)
+        due_at = CASE WHEN live_jobs.cancel_requested_at IS NOT NULL AND said.duty <> '{Duty.SETTLE}' THEN now()
+                      ELSE least(now() + make_interval(secs => said.delay), live_jobs.deadline_at) END
     FROM said
     WHERE live_jobs.job_id = said.job_id AND live_jobs.attempt = said.attempt
       AND live_jobs.duty IN ('{Duty.ANSWER}', '{Duty.SETTLE}')
@@ -172,7 +176,10 @@ WITH said AS (
         cancel_url = said.cancel_url,
         http_status = coalesce(attempts.http_status, said.http_status),
         error = coalesce(attempts.error, said.error),
-        answered_at = clock_timestamp()
+        answered_at = clock_timestamp(),
+        -- The job ended without this attempt, and only now is it known by what name to stop it.
+        ended_at = CASE WHEN attempts.state = '{AttemptState.SUPERSEDED}' AND attempts.provider_request_id IS NULL
+                             AND said.request_id IS NOT NULL THEN NULL ELSE attempts.ended_at END
     FROM said
     WHERE attempts.job_id = said.job_id AND attempts.number = said.attempt
       AND (SELECT count(*) FROM moved) >= 0
@@ -213,21 +220,28 @@ async def record_answers(db: Database, answers: Sequence[Answer]) -> list[tuple[
     return [(row["job_id"], row["attempt"]) for row in rows]
 
 
+_OPEN = ", ".join(repr(state.value) for state in OPEN_ATTEMPTS)
+
 # $1 job, $2 attempt, $3 source, $4 ended status, $5 http status, $6 body, $7 error type, $8 error,
 # $9 text, $10 seed, $11 usage, $12 timings, $13 age, $14 request ID, $15 gateway ID,
 # $16 evidence headers, $17 evidence body, $18 evidence http status
-_SETTLE = """
-WITH ended AS (
-    DELETE FROM live_jobs
-    USING attempts
-    WHERE live_jobs.job_id = $1 AND attempts.job_id = $1 AND attempts.number = $2
-      AND {guard}
+#
+# First the live row is locked and then the attempt, so that the request ID is compared with what a submit
+# answer that was being written at the same time has put there.
+_SETTLE = f"""
+WITH owner AS (
+    SELECT job_id FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE
+), tried AS (
+    SELECT attempts.job_id FROM attempts JOIN owner ON owner.job_id = attempts.job_id
+    WHERE attempts.number = $2
       AND ($14::text IS NULL OR attempts.provider_request_id IS NULL OR attempts.provider_request_id = $14)
-    RETURNING live_jobs.*
+    FOR UPDATE OF attempts
+), ended AS (
+    DELETE FROM live_jobs USING tried WHERE live_jobs.job_id = tried.job_id RETURNING live_jobs.*
 ), outcome AS (
     INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, error_type, error, text,
                           seed, usage, model_timings, started_at, cancel_requested_at, received_at, completed_at)
-    SELECT job_id, tenant_id, $4::text, $2::int2, $3::text, $5::int2, $6::bytea, $7::text, $8::text, $9::text,
+    SELECT job_id, tenant_id, $4::text, $2::int4, $3::text, $5::int2, $6::bytea, $7::text, $8::text, $9::text,
            $10::numeric, $11::jsonb, $12::jsonb, started_at, cancel_requested_at,
            clock_timestamp() - make_interval(secs => $13::float8), clock_timestamp()
     FROM ended
@@ -235,19 +249,27 @@ WITH ended AS (
     UPDATE attempts
     SET state = $4::text, ended_at = clock_timestamp(), http_status = $5::int2, error = $8::text,
         provider_request_id = coalesce(provider_request_id, $14::text),
-        gateway_request_id = coalesce(gateway_request_id, nullif($15::text, coalesce(provider_request_id, $14::text)))
+        gateway_request_id = coalesce(nullif($15::text, coalesce(provider_request_id, $14::text)), gateway_request_id)
     FROM ended WHERE attempts.job_id = ended.job_id AND attempts.number = $2
+), others AS (
+    UPDATE attempts
+    SET state = '{AttemptState.SUPERSEDED}',
+        ended_at = CASE WHEN provider_request_id IS NULL THEN clock_timestamp() END
+    FROM ended
+    WHERE ended.attempt > 1 AND attempts.job_id = ended.job_id AND attempts.number <> $2
+      AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
+    RETURNING attempts.ended_at
 ), event AS (
     INSERT INTO job_events (job_id, event, status, attempt, note)
-    SELECT job_id, $4::text, $4::text, $2::int2, coalesce($8::text, $3::text) FROM ended
+    SELECT job_id, $4::text, $4::text, $2::int4, coalesce($8::text, $3::text) FROM ended
 ), report AS (
     INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
-    SELECT job_id, $2::int2, $3::text, clock_timestamp() - make_interval(secs => $13::float8), $18::int2,
+    SELECT job_id, $2::int4, $3::text, clock_timestamp() - make_interval(secs => $13::float8), $18::int2,
            $16::jsonb, $17::bytea, 'applied'
     FROM ended WHERE $17::bytea IS NOT NULL
-){files}
-SELECT ended.attempt AS latest, ended.tenant_id,
-       (SELECT pg_notify('{channel}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
+){{files}}
+SELECT EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop,
+       (SELECT pg_notify('{{channel}}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
 FROM ended
 """
 
@@ -261,8 +283,6 @@ _FILES = """, file AS (
 ), copy AS (
     INSERT INTO copies (job_id, kind, index) SELECT job_id, kind, index FROM file
 )"""
-
-CHANNEL = "job_changed"
 
 
 def _settle_statement(event: Event, *, files: bool) -> str:
@@ -329,47 +349,47 @@ async def settle(
     return await db.fetchrow(_SETTLE_STATEMENTS[ending.event, bool(lifted.files)], *values)
 
 
-# A job that never reached a provider has no attempt to end; it is closed by its own row alone.
-_CLOSE = """
+# $1 job, $2 ended status, $3 http status, $4 body, $5 error type, $6 error, $7 whether the provider stopped it
+_CLOSE = f"""
 WITH ended AS (
-    DELETE FROM live_jobs WHERE job_id = $1 AND {guard} {condition} RETURNING *
+    DELETE FROM live_jobs WHERE job_id = $1 AND {{guard}} {{condition}} RETURNING *
 ), outcome AS (
     INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, error_type, error,
                           usage, model_timings, started_at, cancel_requested_at, received_at, completed_at)
     SELECT job_id, tenant_id, $2::text, attempt, 'roundtrip', $3::int2, $4::bytea, $5::text, $6::text,
-           '{{}}', '{{}}', started_at, coalesce(cancel_requested_at, $7::timestamptz), clock_timestamp(),
-           clock_timestamp()
+           '{{{{}}}}', '{{{{}}}}', started_at, cancel_requested_at, clock_timestamp(), clock_timestamp()
     FROM ended
 ), tried AS (
-    UPDATE attempts SET state = '{abandoned}', ended_at = clock_timestamp()
-    FROM ended WHERE attempts.job_id = ended.job_id AND attempts.number = ended.attempt AND attempts.ended_at IS NULL
+    UPDATE attempts
+    SET state = CASE WHEN $7::bool AND attempts.number = ended.attempt THEN $2::text
+                     ELSE '{AttemptState.SUPERSEDED}' END,
+        ended_at = CASE WHEN $7::bool AND attempts.number = ended.attempt OR provider_request_id IS NULL
+                        THEN clock_timestamp() END
+    FROM ended
+    WHERE attempts.job_id = ended.job_id AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
 ), event AS (
     INSERT INTO job_events (job_id, event, status, attempt, note)
     SELECT job_id, $2::text, $2::text, attempt, $6::text FROM ended
 )
-SELECT ended.attempt AS latest, ended.tenant_id,
-       (SELECT pg_notify('{channel}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
+SELECT (SELECT pg_notify('{CHANNEL}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id)
 FROM ended
 """
 
 # Not while a submission is on its way: what comes back from it must find the job.
 _CLOSE_UNSUBMITTED = {
-    event: _CLOSE.format(
-        guard=guard(event),
-        condition=f"AND duty = '{Duty.SUBMIT}'",
-        abandoned=AttemptState.ABANDONED,
-        channel=CHANNEL,
-    )
+    event: _CLOSE.format(guard=guard(event), condition=f"AND duty IN ('{Duty.SUBMIT}', '{Duty.CLOSE}')")
     for event in (Event.FAILED, Event.CANCELLED)
 }
-_CLOSE_ANYWAY = {
-    event: _CLOSE.format(guard=guard(event), condition="", abandoned=AttemptState.ABANDONED, channel=CHANNEL)
-    for event in (Event.FAILED, Event.CANCELLED)
-}
+_CLOSE_ANYWAY = {event: _CLOSE.format(guard=guard(event), condition="") for event in (Event.FAILED, Event.CANCELLED)}
 
 
-async def close(db: Database, job_id: UUID, ending: Ending, *, even_if_submitted: bool = False) -> bool:
-    """End a job by our own decision (a cancel before submission, a deadline, a give-up). False: it had moved on."""
+async def close(
+    db: Database, job_id: UUID, ending: Ending, *, even_if_submitted: bool = False, stopped: bool = False
+) -> bool:
+    """End a job by our own decision: a cancel, a deadline, a give-up. False: it had moved on.
+
+    Unless the provider has `stopped` it, an attempt that it may have is left to be stopped.
+    """
     statements = _CLOSE_ANYWAY if even_if_submitted else _CLOSE_UNSUBMITTED
     row = await db.fetchrow(
         statements[ending.event],
@@ -379,7 +399,7 @@ async def close(db: Database, job_id: UUID, ending: Ending, *, even_if_submitted
         ending.body,
         ending.error_type,
         ending.error,
-        None,
+        stopped,
     )
     return row is not None
 
@@ -388,7 +408,8 @@ _CANCEL = f"""
 WITH asked AS (
     UPDATE live_jobs
     SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
-        due_at = CASE WHEN duty = '{Duty.REPORT}' THEN now() ELSE due_at END
+        duty = CASE WHEN duty = '{Duty.SUBMIT}' THEN '{Duty.CLOSE}' ELSE duty END,
+        due_at = CASE WHEN duty IN ('{Duty.SUBMIT}', '{Duty.REPORT}') THEN now() ELSE due_at END
     WHERE job_id = $1
     RETURNING job_id, status, attempt, duty
 ), event AS (
@@ -400,7 +421,7 @@ SELECT duty FROM asked
 
 
 async def request_cancel(db: Database, job_id: UUID) -> Duty | None:
-    """Note that somebody wants the job stopped. Returns what was owed to it; None: it has ended."""
+    """Note that somebody wants the job stopped. Returns what is owed to it now; None: it has ended."""
     row = await db.fetchrow(_CANCEL, job_id)
     return Duty(row["duty"]) if row else None
 

@@ -1,6 +1,5 @@
 """From claim to answer: many jobs are taken at once, submitted at once, and their answers kept together."""
 
-import asyncio
 import random
 from collections.abc import Sequence
 from functools import partial
@@ -8,11 +7,11 @@ from functools import partial
 from service.batching import Batcher
 from service.context import Context
 from service.db import patiently
-from service.jobs import due, operations, store
+from service.jobs import operations, store
 from service.jobs.facts import Answer, Claim
 from service.jobs.lifecycle import AttemptState, Duty, Event
-from service.providers.address import Sealer
 from service.providers.base import Accepted, Refused, Rejected, Unknown
+from service.pump import Pump
 from service.queue import TaskName
 
 # Submissions on their way from one process at a time: as many may be left in doubt when it is killed.
@@ -33,36 +32,22 @@ class Submitter:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._free = SLOTS
-        self._turned_away = False
         self._answers = Batcher(self._keep)
+        self.pump = Pump("submission", self._claim, self._submit, slots=SLOTS)
 
     async def drain(self) -> None:
-        """Submit until nothing is due. When all slots are taken, those who hold them go on instead."""
+        """Submit until nothing is due and all answers are kept."""
+        await self.pump.drain()
+
+    async def _claim(self, limit: int) -> Sequence[Claim]:
+        await self._context.sealer()  # Before a claim, so that no claimed job waits for it.
+        lease = self._context.settings.submit_timeout_seconds + LEASE_MARGIN_SECONDS
+        return await store.claim(self._context.db, limit, lease, self._context.fal.name)
+
+    async def _submit(self, claim: Claim) -> None:
         sealer = await self._context.sealer()
-        while self._free:
-            asked, self._free = self._free, 0
-            claims: list[Claim] = []
-            try:
-                claims = await store.claim(self._context.db, asked, self._lease, self._context.fal.name)
-            finally:
-                self._free += asked - len(claims)
-            await asyncio.gather(*(self._submit(claim, sealer) for claim in claims))
-            if len(claims) < asked and not self._turned_away:
-                return
-            self._turned_away = False
-        self._turned_away = True
-
-    @property
-    def _lease(self) -> float:
-        return self._context.settings.submit_timeout_seconds + LEASE_MARGIN_SECONDS
-
-    async def _submit(self, claim: Claim, sealer: Sealer) -> None:
         webhook_url = self._context.settings.public_url + sealer.path(claim.job_id, claim.attempt, claim.model)
-        try:
-            said = await self._context.fal.submit(claim.model, claim.input, webhook_url, claim.priority)
-        finally:
-            self._free += 1
+        said = await self._context.fal.submit(claim.model, claim.input, webhook_url, claim.priority)
         match said:
             case Rejected(ending=ending, evidence=evidence):
                 await patiently(
@@ -70,9 +55,10 @@ class Submitter:
                     PATIENCE_SECONDS,
                 )
             case Refused() if claim.age > self._context.settings.submit_retry_seconds:
+                await self._answers.put(self._answer(claim, said))
                 words = f"No provider took the job in time. {said.reason}"
                 given_up = operations.ending(Event.FAILED, 503, "submission_refused", words)
-                await store.close(self._context.db, claim.job_id, given_up, even_if_submitted=True)
+                await patiently(partial(store.close, self._context.db, claim.job_id, given_up), PATIENCE_SECONDS)
             case _:
                 await self._answers.put(self._answer(claim, said))
 
@@ -95,7 +81,8 @@ class Submitter:
                     queue_position=said.queue_position,
                 )
             case Refused():
-                delay = backoff(claim.attempt) if said.retry_after is None else said.retry_after
+                left = max(0.0, settings.submit_retry_seconds - claim.age)
+                delay = max(backoff(claim.attempt), min(said.retry_after or 0.0, left))
                 state, duty = AttemptState.REFUSED, Duty.SUBMIT
             case Unknown():
                 delay = settings.ambiguous_seconds
@@ -107,11 +94,9 @@ class Submitter:
         stopped = await patiently(partial(store.record_answers, self._context.db, answers), PATIENCE_SECONDS)
         for delay in {answer.delay for answer in answers if answer.duty is Duty.SUBMIT}:
             self._context.nudger.nudge(TaskName.SUBMIT, after=delay)
-        for job_id, attempt in stopped:
+        if stopped:
             # Somebody asked for a cancel while the submission was on its way.
-            if not await store.close(self._context.db, job_id, operations.CANCELLED):
-                await due.look_now(self._context.db, job_id, attempt)
-                self._context.nudger.nudge(TaskName.WATCH)
+            self._context.nudger.nudge(TaskName.WATCH)
 
 
 def backoff(attempt: int) -> float:

@@ -1,44 +1,76 @@
 """The backstop: live jobs whose time has come are looked at, and their provider is asked."""
 
-import asyncio
+from collections.abc import Sequence
 
 import structlog
 
 from service.context import Context
 from service.jobs import due, operations, store
+from service.jobs.due import ToStop
 from service.jobs.facts import Due
 from service.jobs.lifecycle import Duty, Event
 from service.providers.base import Ended, Missing, Observation, Running, Silent, Waiting
+from service.pump import Pump
 from service.queue import TaskName
 
 log = structlog.get_logger()
 
-# Looks under way at a time, in one round.
-ROUND = 32
+# Looks under way in one process at a time.
+SLOTS = 32
 
 # How often a job whose submissions all stayed in doubt is submitted again before it is given up.
 MOST_RESUBMISSIONS = 3
 
 
+class Watcher:
+    """The looks of one worker process."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self.pump: Pump[Due | ToStop] = Pump("watch", self._take, self._handle, slots=SLOTS)
+
+    async def _take(self, limit: int) -> Sequence[Due | ToStop]:
+        context = self._context
+        await due.expire(context.db)
+        taken: list[Due | ToStop] = list(await due.take_due(context.db, limit, context.settings.poll_seconds))
+        if len(taken) < limit:
+            # Fewer than there is room for, so that these alone never make it look again at once.
+            taken += await due.to_stop(context.db, limit - len(taken) - 1)
+        return taken
+
+    async def _handle(self, item: Due | ToStop) -> None:
+        if isinstance(item, ToStop):
+            await stop(self._context, item)
+        else:
+            await look(self._context, item)
+
+
 async def watch(context: Context) -> None:
     """Look at everything that is due."""
-    while True:
-        taken = await due.take_due(context.db, ROUND, context.settings.poll_seconds)
-        await asyncio.gather(*(look(context, job) for job in taken))
-        if len(taken) < ROUND:
-            return
+    await Watcher(context).pump.drain()
+
+
+async def stop(context: Context, attempt: ToStop) -> None:
+    """Ask the provider to stop an attempt that its job ended without."""
+    answer = await context.fal.cancel(attempt.model, attempt.provider_request_id, attempt.cancel_url)
+    await due.record_stop(context.db, attempt, answered=answer is not None)
 
 
 async def look(context: Context, job: Due) -> None:
     match job.duty:
         case Duty.ANSWER:
             await _worker_died(context, job)
+        case Duty.CLOSE:
+            await store.close(context.db, job.job_id, operations.CANCELLED if job.cancel_requested else TOO_LATE)
         case _ if job.past_deadline:
             await _too_late(context, job)
         case Duty.SETTLE:
             await _stayed_in_doubt(context, job)
-        case Duty.REPORT | Duty.SUBMIT:
+        case _:
             await _ask(context, job)
+
+
+TOO_LATE = operations.ending(Event.FAILED, 504, "deadline_exceeded", "The job did not end before its deadline.")
 
 
 async def _worker_died(context: Context, job: Due) -> None:
@@ -50,7 +82,7 @@ async def _worker_died(context: Context, job: Due) -> None:
 async def _stayed_in_doubt(context: Context, job: Due) -> None:
     if job.cancel_requested:
         await store.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True)
-    elif job.abandoned >= MOST_RESUBMISSIONS:
+    elif job.resubmissions >= MOST_RESUBMISSIONS:
         words = "Every submission of the job was left without an answer, and no webhook came."
         given_up = operations.ending(Event.FAILED, 502, "submission_unknown", words)
         await store.close(context.db, job.job_id, given_up, even_if_submitted=True)
@@ -60,20 +92,30 @@ async def _stayed_in_doubt(context: Context, job: Due) -> None:
 
 
 async def _too_late(context: Context, job: Due) -> None:
+    """A result that is there already was paid for, so it is taken rather than thrown away."""
+    stopped = False
     if job.provider_request_id:
-        await context.fal.cancel(job.model, job.provider_request_id, job.cancel_url)
-    words = "The job did not end before its deadline."
-    over = operations.ending(Event.FAILED, 504, "deadline_exceeded", words)
-    await store.close(context.db, job.job_id, over, even_if_submitted=True)
+        answer = await context.fal.cancel(job.model, job.provider_request_id, job.cancel_url)
+        stopped = answer == "removed"
+        if answer == "over" and await _ask_for_end(context, job, job.provider_request_id):
+            return
+    await store.close(context.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped)
+
+
+async def _ask_for_end(context: Context, job: Due, request_id: str) -> bool:
+    seen = await context.fal.look(job.model, request_id, job.status_url, job.response_url)
+    if isinstance(seen, Ended):
+        await _act(context, job, seen)
+    return isinstance(seen, Ended)
 
 
 async def _ask(context: Context, job: Due) -> None:
     if job.provider_request_id is None:
         return
     if job.cancel_requested:
-        status = await context.fal.cancel(job.model, job.provider_request_id, job.cancel_url)
-        if status == 200:
-            await store.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True)
+        answer = await context.fal.cancel(job.model, job.provider_request_id, job.cancel_url)
+        if answer == "removed":
+            await store.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True, stopped=True)
             return
     seen = await context.fal.look(job.model, job.provider_request_id, job.status_url, job.response_url)
     await _act(context, job, seen)

@@ -4,10 +4,11 @@ The wire is that of fal's own clients (`@fal-ai/client` 1.10, `fal-client` 1.0) 
 https://fal.ai/docs/documentation/model-apis/inference/queue and …/webhooks.
 """
 
+import asyncio
 import re
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlencode, urlsplit
 
 import httpx
@@ -36,6 +37,8 @@ GATEWAY = frozenset({502, 503, 504})
 CANCELLED_STATUS = 499
 PLAIN = re.compile(r"[!-~]{1,2048}")
 LARGEST_RESULT = 64 * 2**20
+LARGEST_ANSWER = 2**20
+RESULT_SECONDS = 60.0
 STATUS_IN_ERROR = re.compile(r"status code:? ([45]\d\d)\b")
 KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
 
@@ -46,6 +49,16 @@ class Unreadable(ValueError):
 
 class Incomplete(ValueError):
     """A signed webhook that announces an end without saying which; the queue has to be asked."""
+
+
+class TooMuch(Exception):
+    """An answer that is larger than anybody should have to keep."""
+
+
+# After one of these nobody knows whether the request was carried out.
+LOST = (httpx.HTTPError, TimeoutError, TooMuch)
+
+CancelAnswer = Literal["removed", "asked", "over", "missing"]
 
 
 class Envelope(msgspec.Struct):
@@ -67,7 +80,7 @@ def read_envelope(body: bytes) -> Envelope:
     """Raises Unreadable."""
     try:
         return msgspec.json.decode(body, type=Envelope)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Unreadable(str(error)) from None
 
 
@@ -117,27 +130,26 @@ class FalQueue:
         self._http = http
         self._base = base
         self._origin = urlsplit(base)[:2]
-        self._headers = {"authorization": f"Key {key}", "accept": "application/json"}
+        self._headers = {"accept": "application/json"} | ({"authorization": f"Key {key}"} if key else {})
         self._timeout = timeout
 
     async def submit(self, model: str, input_text: str, webhook_url: str, priority: str) -> SubmitAnswer:
         """POST the input once, without any retry of the client library's."""
         url = f"{self._base}/{model}?{urlencode({'fal_webhook': webhook_url})}"
-        headers = {**self._headers, "content-type": "application/json", "x-fal-queue-priority": priority}
+        headers = {"content-type": "application/json", "x-fal-queue-priority": priority}
         try:
-            response = await self._http.post(url, content=input_text, headers=headers, timeout=self._timeout)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            response = await self._exchange("POST", url, headers=headers, content=input_text.encode())
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             return Refused(f"The queue could not be reached: {type(error).__name__}.")
-        except httpx.HTTPError as error:
+        except LOST as error:
             return Unknown(f"The answer was lost: {type(error).__name__}.")
         return read_submit_answer(response)
 
     async def look(self, model: str, request_id: str, status_url: str | None, response_url: str | None) -> Observation:
         """Ask for the status and, at the end, for the result."""
-        url = self._address(status_url, model, request_id, "/status")
         try:
-            response = await self._http.get(url, headers=self._headers, timeout=self._timeout)
-        except httpx.HTTPError as error:
+            response = await self._exchange("GET", self._address(status_url, model, request_id, "/status"))
+        except LOST as error:
             return Silent(type(error).__name__)
         if response.status_code in {404, 410}:
             return Missing(response.status_code)
@@ -154,24 +166,56 @@ class FalQueue:
 
     async def _result(self, url: str, request_id: str, error: object) -> Observation:
         try:
-            async with self._http.stream("GET", url, headers=self._headers, timeout=60) as response:
+            response = await self._exchange("GET", url, limit=LARGEST_RESULT, seconds=RESULT_SECONDS)
+        except TooMuch:
+            words = f"The result is larger than {LARGEST_RESULT:,} bytes."
+            body = encode({"detail": words, "error_type": "result_too_large", "message": words})
+            ending = Ending(Event.FAILED, 502, body, words, "result_too_large")
+            return Ended(ending, Evidence("result", b"", request_id=request_id))
+        except LOST as failed:
+            return Silent(type(failed).__name__)
+        return read_result(response, response.content, request_id, error)
+
+    async def cancel(self, model: str, request_id: str, cancel_url: str | None) -> CancelAnswer | None:
+        """What the queue says to a cancel; None: nothing that could be understood."""
+        try:
+            response = await self._exchange("PUT", self._address(cancel_url, model, request_id, "/cancel"))
+        except LOST:
+            return None
+        match response.status_code:
+            case 200 if _object(response).get("success", True) is True:
+                return "removed"
+            case 200 | 202:
+                return "asked"
+            case 400:
+                return "over"
+            case 404 | 410:
+                return "missing"
+        return None
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: dict[str, str] | None = None,
+        content: bytes | None = None,
+        limit: int = LARGEST_ANSWER,
+        seconds: float | None = None,
+    ) -> httpx.Response:
+        """One request and its whole answer, within one time limit. Raises TooMuch, or another of LOST."""
+        request = self._http.build_request(method, url, headers={**self._headers, **(headers or {})}, content=content)
+        async with asyncio.timeout(seconds or self._timeout):
+            response = await self._http.send(request, stream=True)
+            try:
                 body = bytearray()
                 async for chunk in response.aiter_bytes():
                     body += chunk
-                    if len(body) > LARGEST_RESULT:
-                        return Silent("The result is larger than this service takes.")
-        except httpx.HTTPError as failed:
-            return Silent(type(failed).__name__)
-        return read_result(response, bytes(body), request_id, error)
-
-    async def cancel(self, model: str, request_id: str, cancel_url: str | None) -> int | None:
-        """Returns fal's status (200 removed, 202 asked, 400 already over, 404 unknown); None: not reached."""
-        url = self._address(cancel_url, model, request_id, "/cancel")
-        try:
-            response = await self._http.put(url, headers=self._headers, timeout=self._timeout)
-        except httpx.HTTPError:
-            return None
-        return response.status_code
+                    if len(body) > limit:
+                        raise TooMuch
+            finally:
+                await response.aclose()
+        return httpx.Response(response.status_code, headers=response.headers, content=bytes(body))
 
     def _address(self, given: str | None, model: str, request_id: str, suffix: str) -> str:
         """The address that the queue gave, if it is its own: our key goes to nobody else."""
@@ -189,12 +233,11 @@ def read_submit_answer(response: httpx.Response) -> SubmitAnswer:
         texts = {name: content[name] for name in names if _is_plain(content.get(name))}
         if "request_id" in texts:
             return Accepted(**texts, queue_position=_position(content))
-    if not _is_json(response) and "x-fal-request-id" not in response.headers and status != 504:
-        # An HTML page without fal's header comes from something in front of the queue. fal's own Python
-        # client repeats the submission then, and so do we.
-        return Refused(f"HTTP {status} that is not the queue's own answer.", status, retry_after(response))
     if status in TRANSIENT or status == 503 or 300 <= status < 400:
         return Refused(f"HTTP {status}: {_words(content)}", status, retry_after(response))
+    if 400 <= status < 500 and not _is_json(response) and "x-fal-request-id" not in response.headers:
+        # A page without fal's header comes from something in front of the queue, which turned the request away.
+        return Refused(f"HTTP {status} that is not the queue's own answer.", status, retry_after(response))
     if 400 <= status < 500:
         evidence = Evidence("result", response.content, _kept(response), status)
         return Rejected(failure(status, response.content, None, response.headers.get("x-fal-error-type")), evidence)
@@ -208,7 +251,9 @@ def read_result(response: httpx.Response, body: bytes, request_id: str, error: o
     try:
         parse_loosely(body)
     except NotJSON:
-        return Silent(f"HTTP {status} without JSON")
+        if status != 200 or "html" in response.headers.get("content-type", ""):
+            return Silent(f"HTTP {status} without JSON")
+        return Ended(Ending(Event.COMPLETED, 200, encode(body.decode("utf-8", "replace"))), evidence)
     if status == 200:
         return Ended(Ending(Event.COMPLETED, 200, body), evidence)
     if status in {404, 410}:

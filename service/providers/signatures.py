@@ -35,6 +35,7 @@ LONGEST_SECONDS = 86_400
 LOOKS = 30
 SECONDS_A_LOOK = 2.0
 SECONDS_AFTER_FAILURE = 1.0
+FETCH_SECONDS = 5.0
 
 HEX_SIGNATURE = re.compile(r"[0-9a-f]{128}")
 DECIMAL_SECONDS = re.compile(r"[0-9]{1,11}")
@@ -118,19 +119,31 @@ class KeySet:
         self._looks = float(LOOKS)
         self._looked_at = monotonic()
         self._fetching = asyncio.Lock()
+        self._renewing: asyncio.Task[None] | None = None
 
     async def verify(self, signed: Signed, body: bytes) -> None:
-        """Raises SignatureRejected, or KeysUnavailable when there is nothing to check against."""
+        """Raises SignatureRejected, or KeysUnavailable when there is nothing to check against.
+
+        Keys that fit are used at once, and renewed beside it: good webhooks never wait for the key server.
+        """
         signature, message = bytes.fromhex(signed.signature), signed.message(body)
-        if self._age() > FRESH_SECONDS:
-            await self._fetch_since(self._fetched_at)
         tried = self._fetched_at
-        if _fits(self._keys, signature, message):
+        if self._age() <= LONGEST_SECONDS and _fits(self._keys, signature, message):
+            if self._age() > FRESH_SECONDS and self._renewing is None:
+                self._renewing = asyncio.create_task(self._renew())
             return
         await self._fetch_since(tried)
         if self._fetched_at > tried and _fits(self._keys, signature, message):
             return
         raise SignatureRejected
+
+    async def _renew(self) -> None:
+        try:
+            await self._fetch_since(self._fetched_at)
+        except KeysUnavailable:
+            return  # It is logged where it happens, and the next webhook that needs new keys says so.
+        finally:
+            self._renewing = None
 
     def _age(self) -> float:
         return monotonic() - self._fetched_at
@@ -150,14 +163,21 @@ class KeySet:
 
     async def _fetch(self) -> None:
         try:
-            response = await self._http.get(self._url, timeout=5)
-            if response.status_code != 200 or len(response.content) > LARGEST_KEY_SET:
-                raise KeysUnavailable
-            self._keys = read_key_set(response.content)
+            async with asyncio.timeout(FETCH_SECONDS):
+                self._keys = read_key_set(await self._download())
             self._fetched_at = monotonic()
-        except (httpx.HTTPError, KeysUnavailable) as error:
+        except (httpx.HTTPError, TimeoutError, KeysUnavailable) as error:
             self._failed_at = monotonic()
             log.warning("webhook keys could not be fetched", url=self._url, error=repr(error))
+
+    async def _download(self) -> bytes:
+        document = bytearray()
+        async with self._http.stream("GET", self._url) as response:
+            async for chunk in response.aiter_bytes():
+                document += chunk
+                if response.status_code != 200 or len(document) > LARGEST_KEY_SET:
+                    raise KeysUnavailable
+        return bytes(document)
 
     def _may_look(self) -> bool:
         now = monotonic()

@@ -29,11 +29,11 @@ async def receive_fal(request: Request) -> Response:
     if "content-encoding" in request.headers:
         raise UnsupportedMedia
     signed = read_headers(request.headers.raw)
-    body = await read_body(request, LARGEST_WEBHOOK)
-    await context.fal_keys.verify(signed, body)
     job_id, attempt, model = await _address(context, request)
     if context.settings.fal_user_id not in {None, signed.user_id}:
         raise SignatureRejected
+    body = await read_body(request, LARGEST_WEBHOOK)
+    await context.fal_keys.verify(signed, body)
     verdict = await _apply(context, job_id, attempt, model, signed, body, started)
     if verdict not in {"applied", "duplicate"}:
         log.warning("webhook not applied", job_id=str(job_id), attempt=attempt, verdict=verdict)

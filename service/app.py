@@ -3,7 +3,9 @@
 import asyncio
 import re
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
+from functools import partial
+from math import inf
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,8 +17,9 @@ from service.api import files, health, jobs, models, openapi, registering
 from service.api.rendering import Renderer
 from service.api.requests import State, answer
 from service.artifacts.links import FileLinks
-from service.context import open_context
+from service.context import Context, open_context
 from service.dashboard import views
+from service.db import DatabaseAway, patiently
 from service.errors import NotFound, ServiceError
 from service.jobs.waiting import Waiting
 from service.keys import KeyRing
@@ -92,9 +95,13 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncGenerator[State]:
         async with open_context(settings) as context:
-            waiting = Waiting(context.db)
-            listening = asyncio.create_task(waiting.listen(settings.require_database_url()))
-            links = FileLinks(await SharedSecret("file-links").get(context.db), settings.public_url)
+            waiting, links = Waiting(context.db), FileLinks(settings.public_url)
+            beside = [asyncio.create_task(waiting.listen(settings.require_database_url()))]
+            try:
+                await load_link_secret(context, links)
+            except DatabaseAway:
+                # The service starts all the same, and answers 503 where it needs the database.
+                beside.append(asyncio.create_task(patiently(partial(load_link_secret, context, links), inf)))
             yield State(
                 context=context,
                 keys=KeyRing(context.db),
@@ -102,12 +109,16 @@ def create_app(settings: Settings) -> Starlette:
                 links=links,
                 waiting=waiting,
             )
-            listening.cancel()
-            with suppress(asyncio.CancelledError):
-                await listening
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
 
     return Starlette(
         routes=routes,
         lifespan=lifespan,
         exception_handlers={ServiceError: on_service_error, HTTPException: on_http_error, Exception: on_bug},
     )
+
+
+async def load_link_secret(context: Context, links: FileLinks) -> None:
+    links.use(await SharedSecret("file-links").get(context.db))

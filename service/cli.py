@@ -1,12 +1,14 @@
 """The `roundtrip` program. Each command imports what it needs when it runs, so that help is quick."""
 
 import asyncio
+import os
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import uuid4
 
 import click
 
@@ -51,7 +53,7 @@ def main() -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True)
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True)
 @data_option
 def up(host: str, port: int, data: Path | None) -> None:
     """Start everything on this machine, and stop it on Ctrl-C."""
@@ -68,7 +70,7 @@ def up(host: str, port: int, data: Path | None) -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8000, show_default=True)
+@click.option("--port", type=click.IntRange(0, 65_535), default=8000, show_default=True)
 @fd_option
 def api(host: str, port: int, fd: int | None) -> None:
     """Serve the HTTP API, the webhooks and the dashboard."""
@@ -86,7 +88,8 @@ def worker() -> None:
     _celery(
         "worker",
         *("--pool=threads", "--concurrency=8", "--without-mingle", "--without-gossip"),
-        *("-Q", "roundtrip", "--loglevel=WARNING"),
+        # A name of its own, so that two workers on one host can both be remote-controlled.
+        *("-Q", "roundtrip", "--loglevel=WARNING", f"--hostname=worker-{uuid4().hex[:12]}@%h"),
     )
 
 
@@ -106,12 +109,13 @@ def gpu_worker() -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8001, show_default=True)
+@click.option("--port", type=click.IntRange(0, 65_535), default=8001, show_default=True)
 @fd_option
 def sandbox(host: str, port: int, fd: int | None) -> None:
     """Serve a look-alike of fal, for development and tests."""
     from service.sandbox.app import SandboxConfig, create_app
 
+    os.environ.setdefault("ROUNDTRIP_SANDBOX_PUBLIC_URL", f"http://{host}:{port}")
     _serve(create_app(SandboxConfig.from_env()), host, port, fd)
 
 
@@ -143,6 +147,8 @@ def create_key(tenant: str, scopes: tuple[str, ...], data: Path | None) -> None:
     """Make a key and print it, which nothing can do again."""
     from service.keys import create_key
 
+    if not tenant.strip() or not tenant.isprintable() or len(tenant) > 200:
+        _end("a tenant needs a printable name of 1 to 200 characters", 2)
     with _database(_settings(data)) as url:
         click.echo(asyncio.run(create_key(url, tenant, scopes)))
 
@@ -154,9 +160,13 @@ def list_keys(data: Path | None) -> None:
     from service.keys import list_keys
 
     with _database(_settings(data)) as url:
+        rows = [("ID", "TENANT", "SCOPES", "MADE", "STATE")]
         for key in asyncio.run(list_keys(url)):
             state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
-            click.echo(f"{key.id}  {key.tenant}  {','.join(key.scopes)}  {key.created_at:%Y-%m-%d}  {state}")
+            rows.append((key.id, key.tenant, ",".join(key.scopes), f"{key.created_at:%Y-%m-%d}", state))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
 
 
 @keys.command("revoke")
@@ -169,7 +179,7 @@ def revoke_key(key_id: str, data: Path | None) -> None:
     with _database(_settings(data)) as url:
         if not asyncio.run(revoke_key(url, key_id)):
             _end(f"there is no valid key {key_id}", 1)
-    click.echo(f"Revoked {key_id}.")
+    click.echo(f"Revoked {key_id}; every process has noticed within five seconds.")
 
 
 def _settings(data: Path | None = None) -> "Settings":
@@ -188,6 +198,8 @@ def _database(settings: "Settings") -> Iterator[str]:
         with database_in_use():
             yield settings.database_url
         return
+    if not settings.data.is_dir():
+        _end(f"there is no data directory {settings.data}; name one with --data, or set ROUNDTRIP_DATABASE_URL", 2)
     with embedded_database(settings.data) as url, database_in_use():
         migrate(url)
         yield url
@@ -198,12 +210,15 @@ def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
 
     import uvicorn
 
+    from service.edge import MOST_CONNECTIONS, LimitedProtocol
+
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=LimitedProtocol,
+        limit_concurrency=MOST_CONNECTIONS,
         log_level="warning",
         access_log=False,
         server_header=False,

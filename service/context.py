@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
+import structlog
 
 from service.artifacts.storage import Storage
 from service.catalog import Catalog
-from service.db import Database, open_database
+from service.db import Database, DatabaseAway, open_database
 from service.network import AddressGuard, authority, open_http
 from service.providers.address import Sealer
 from service.providers.fal import FalQueue
@@ -17,6 +18,8 @@ from service.providers.signatures import KeySet
 from service.queue import Nudger, open_nudger
 from service.secrets import SharedSecret
 from service.settings import Settings
+
+log = structlog.get_logger()
 
 # Shorter than the five seconds after which common servers close an idle connection: a submission that is
 # written into a closing connection is lost without an answer.
@@ -48,6 +51,9 @@ async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGen
         nudger = open_nudger(settings)
         stack.callback(nudger.close)
         key = settings.fal_key.get_secret_value() if settings.fal_key else ""
+        if not key:
+            log.warning("FAL_KEY is not set; a provider that asks for one will refuse every job")
+        await warn_if_not_durable(db)
         yield Context(
             settings=settings,
             db=db,
@@ -59,6 +65,18 @@ async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGen
             downloads=downloads,
             webhook_secret=SharedSecret("webhook-seal"),
         )
+
+
+async def warn_if_not_durable(db: Database) -> None:
+    """What was answered with 202 may be lost in a crash of a server that is set so."""
+    try:
+        rows = await db.fetch(
+            "SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes') AND setting = 'off'"
+        )
+    except DatabaseAway:
+        return  # It is looked at again at the next start.
+    for row in rows:
+        log.warning("PostgreSQL is not set to survive a crash", setting=row["name"], value="off")
 
 
 def download_guard(settings: Settings) -> AddressGuard:

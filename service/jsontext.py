@@ -20,6 +20,23 @@ def parse(data: bytes | str) -> Any:
         raise NotJSON(str(error)) from None
 
 
+def parse_once(data: bytes) -> Any:
+    """As `parse`, and no name stands twice in an object: the next reader might take the other value."""
+    value = parse(data)
+    try:
+        json.loads(data, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise NotJSON(str(error)) from None
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in an object")
+    return found
+
+
 def parse_loosely(data: bytes) -> Any:
     """Read what a provider gave with Python's own lenient parser. Raises NotJSON."""
     try:

@@ -1,5 +1,6 @@
 """Brings the schema to the head of the migrations."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -25,6 +26,7 @@ def downgrade(database_url: str, revision: str) -> None:
     command.downgrade(configuration(database_url), revision)
 
 
+@cache
 def head() -> str:
     revision = ScriptDirectory.from_config(configuration()).get_current_head()
     assert revision is not None

@@ -17,6 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 from service import __version__
 
 MAX_URL_LENGTH = 2048
+UNREACHABLE = "must be reachable from the internet (ROUNDTRIP_ALLOW_PRIVATE_NETWORKS lets private addresses in)"
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 SocketAddress = tuple[int, int, int, str, tuple[str | int, ...]]
@@ -114,9 +115,9 @@ def check_webhook_url(url: str, allow_private: bool) -> None:
         raise ValueError("must not contain a user name or password")
     literal = _literal(host)
     if literal is not None and not AddressGuard(allow_private).allows(literal):
-        raise ValueError("must be reachable from the internet")
+        raise ValueError(UNREACHABLE)
     if not allow_private and (host == "localhost" or host.endswith(".localhost")):
-        raise ValueError("must be reachable from the internet")
+        raise ValueError(UNREACHABLE)
 
 
 def _literal(host: str) -> str | None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 from time import monotonic, sleep
+from typing import Any
 
 import structlog
 from celery import Celery
@@ -22,6 +23,9 @@ QUEUE = "roundtrip"
 
 # A nudge that nobody took for so long has been made up for by sweeps. Minutes, because clocks differ.
 MESSAGE_SECONDS = 600.0
+
+
+RETRY_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
 class TaskName(StrEnum):
@@ -145,8 +149,12 @@ class Nudger:
 
 def open_nudger(settings: Settings) -> Nudger:
     app = build_celery(settings)
+    options: dict[str, Any] = {"retry": False}
+    if settings.require_broker_url().startswith("amqp"):
+        # A pooled connection does not know that its broker was restarted until it is used.
+        options = {"retry": True, "retry_policy": RETRY_ONCE, "confirm_timeout": 5}
 
     def publish(name: TaskName) -> None:
-        app.send_task(name.value, queue=QUEUE, ignore_result=True, retry=False, expires=MESSAGE_SECONDS)
+        app.send_task(name.value, queue=QUEUE, ignore_result=True, expires=MESSAGE_SECONDS, **options)
 
     return Nudger(publish)

@@ -1,8 +1,9 @@
 """Every setting, read once from the environment. A wrong or missing one ends the program with one line."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, StringConstraints, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,14 +21,24 @@ class SettingsError(SystemExit):
 
 
 def _http_url(value: str) -> str:
-    parts = urlsplit(value)
+    parts = _split(value)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("must be an http or https address")
     return value.rstrip("/")
 
 
+def _split(value: str) -> SplitResult:
+    try:
+        parts = urlsplit(value)
+        _ = parts.port  # It is read only when asked for.
+    except ValueError as error:
+        raise ValueError(f"is not an address: {error}") from None
+    return parts
+
+
 def _postgres_url(value: str) -> str:
     scheme, separator, rest = value.partition("://")
+    _split(value)
     if not separator or scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
         raise ValueError("must be a postgresql:// address")
     return f"postgresql://{rest}"
@@ -41,9 +52,19 @@ def _admin_key(value: SecretStr) -> SecretStr:
 
 
 def _broker_url(value: str) -> str:
-    scheme = value.partition("://")[0]
+    scheme = _split(value).scheme
     if scheme not in {"redis", "rediss", "redis+socket", "amqp", "amqps", "pgmq"}:
         raise ValueError("must be a redis://, amqp:// or pgmq:// address")
+    if scheme == "pgmq" and find_spec("pgmq") is None:
+        raise ValueError("needs the experiment's packages: uv sync --extra pgmq")
+    return value
+
+
+def _artifacts_url(value: str) -> str:
+    parts = _split(value)
+    local = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.strip("/")
+    if not local and not (parts.scheme == "s3" and parts.netloc):
+        raise ValueError("must be a file:/// or s3:// address")
     return value
 
 
@@ -51,6 +72,7 @@ def _model_ids(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
+Duration = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$", max_length=200)]
 
@@ -70,20 +92,20 @@ class Settings(BaseSettings):
     fal_queue_url: HttpUrl = DEFAULT_FAL_QUEUE_URL
     fal_jwks_url: HttpUrl = DEFAULT_FAL_JWKS_URL
     fal_user_id: str | None = None
-    artifacts_url: str | None = None
+    artifacts_url: Annotated[str, AfterValidator(_artifacts_url)] | None = None
     admin_key: Annotated[SecretStr, AfterValidator(_admin_key)] | None = None
     allow_private_networks: bool = False
     models: Annotated[tuple[ModelId, ...], NoDecode, BeforeValidator(_model_ids)] = ()
     data: Path = Path(".roundtrip")
 
-    submit_timeout_seconds: float = Field(default=15, gt=0)
-    submit_retry_seconds: float = Field(default=3600, gt=0)
-    ambiguous_seconds: float = Field(default=120, gt=0)
-    first_poll_seconds: float = Field(default=20, gt=0)
-    poll_seconds: float = Field(default=30, gt=0)
-    sweep_seconds: float = Field(default=5, gt=0)
-    lost_after_seconds: float = Field(default=900, gt=0)
-    idempotency_days: float = Field(default=7, gt=0)
+    submit_timeout_seconds: Duration = 15
+    submit_retry_seconds: Duration = 3600
+    ambiguous_seconds: Duration = 60
+    first_poll_seconds: Duration = 20
+    poll_seconds: Duration = 30
+    sweep_seconds: Duration = 5
+    lost_after_seconds: Duration = 600
+    idempotency_days: Duration = 7
 
     @property
     def artifacts_location(self) -> str:
@@ -105,6 +127,9 @@ class Settings(BaseSettings):
         return self.broker_url
 
 
+PLAIN_WORDS = {"string_pattern_mismatch": "must be model IDs of the form owner/name, separated by commas"}
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read the environment; `overrides` win over it. Raises SettingsError."""
     try:
@@ -113,4 +138,5 @@ def load_settings(**overrides: Any) -> Settings:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
         variable = name if name.isupper() else f"ROUNDTRIP_{name.upper()}"
-        raise SettingsError(f"{variable} {problem['msg'].removeprefix('Value error, ')}") from None
+        words = PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        raise SettingsError(f"{variable} {words}") from None

@@ -7,7 +7,7 @@ from uuid_utils.compat import uuid7
 
 from service.catalog.base import Lifted
 from service.db import Database, Row
-from service.jobs import store
+from service.jobs import due, store
 from service.jobs.facts import Answer, Claim, Ending, Evidence, NewJob
 from service.jobs.lifecycle import AttemptState, Duty, Event
 
@@ -100,6 +100,17 @@ async def file_report(db: Database, claim: Claim, ending: Ending | None, request
     return await store.file_report(db, claim.job_id, claim.attempt, heard(body, request_id), ending)
 
 
+async def resubmitted(db: Database, claim: Claim) -> Claim:
+    """The next attempt of a job whose submission stayed in doubt."""
+    await store.record_answers(db, [ambiguous(claim, delay=0.0)])
+    await make_due(db, claim.job_id)
+    [job] = [each for each in await due.take_due(db, 100, 30.0) if each.job_id == claim.job_id]
+    assert await due.submit_again(db, job)
+    [again] = await claim_all(db)
+    assert (again.job_id, again.attempt) == (claim.job_id, claim.attempt + 1)
+    return again
+
+
 async def live(db: Database, job_id: UUID) -> Row | None:
     return await db.fetchrow("SELECT *, due_at <= now() AS is_due FROM live_jobs WHERE job_id = $1", job_id)
 
@@ -110,6 +121,11 @@ async def outcome(db: Database, job_id: UUID) -> Row | None:
 
 async def attempts(db: Database, job_id: UUID) -> list[Row]:
     return await db.fetch("SELECT * FROM attempts WHERE job_id = $1 ORDER BY number", job_id)
+
+
+async def states(db: Database, job_id: UUID) -> list[str]:
+    """Of each attempt its state, and `…` after it while the attempt has not ended."""
+    return [row["state"] + ("…" if row["ended_at"] is None else "") for row in await attempts(db, job_id)]
 
 
 async def events(db: Database, job_id: UUID) -> list[str]:

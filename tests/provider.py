@@ -33,6 +33,8 @@ class Reply:
     status: int = 200
     body: bytes = b"{}"
     headers: Mapping[str, str] = field(default_factory=lambda: {"content-type": "application/json"})
+    pause: float = 0.0
+    """Seconds between any two bytes of the body."""
 
     @property
     def wire(self) -> bytes:
@@ -56,6 +58,11 @@ def reply(value: Any, status: int = 200, **headers: str) -> Reply:
 def page(status: int) -> Reply:
     """What something in front of the queue says."""
     return Reply(status, b"<html><h1>nginx</h1></html>", {"content-type": "text/html"})
+
+
+async def dripping(_: Call) -> Reply:
+    """A good answer, byte by byte, for a minute and more."""
+    return Reply(200, b'{"status": "COMPLETED", "request_id": "r-1"' + b" " * 2_000 + b"}", pause=0.04)
 
 
 def says(*replies: Reply | None) -> Handler:
@@ -130,9 +137,18 @@ class Provider:
                 said = await self._handler(call)(call)
                 if said is None:
                     break
-                writer.write(said.wire)
-                await writer.drain()
+                await send(writer, said)
         writer.close()
+
+
+async def send(writer: asyncio.StreamWriter, said: Reply) -> None:
+    wire, drops = said.wire, len(said.body) if said.pause else 0
+    writer.write(wire[: len(wire) - drops])
+    await writer.drain()
+    for position in range(len(wire) - drops, len(wire)):
+        await asyncio.sleep(said.pause)
+        writer.write(wire[position : position + 1])
+        await writer.drain()
 
 
 async def read_call(reader: asyncio.StreamReader) -> Call:

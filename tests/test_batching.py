@@ -55,7 +55,7 @@ async def test_nobody_is_told_before_the_write_is_done() -> None:
     await putting
 
 
-async def test_all_of_a_batch_are_told_that_it_failed() -> None:
+async def test_of_a_batch_that_failed_each_item_is_written_for_itself() -> None:
     writer = Writer()
     writer.error = ValueError("no")
     batcher = Batcher(writer.write)
@@ -64,6 +64,49 @@ async def test_all_of_a_batch_are_told_that_it_failed() -> None:
     writer.free.set()
     results = await asyncio.gather(*puts, return_exceptions=True)
     assert [type(result) for result in results] == [ValueError] * 3
+    assert writer.batches == [[0, 1, 2], [0], [1], [2]]
+
+
+async def test_one_item_that_cannot_be_written_costs_the_others_nothing() -> None:
+    batches: list[list[int]] = []
+
+    async def write(items: Sequence[int]) -> None:
+        batches.append(list(items))
+        if 7 in items:
+            raise ValueError(f"no {len(items)}")
+
+    batcher = Batcher(write)
+    results = await asyncio.gather(*(batcher.put(item) for item in range(20)), return_exceptions=True)
+    assert [type(result) for result in results] == [ValueError if item == 7 else type(None) for item in range(20)]
+    assert str(results[7]) == "no 1"
+    assert batches == [list(range(20)), *([item] for item in range(20))]
+
+
+async def test_an_item_that_failed_alone_is_not_written_twice() -> None:
+    writer = Writer()
+    writer.free.set()
+    writer.error = ValueError("no")
+    with pytest.raises(ValueError, match="no"):
+        await Batcher(writer.write).put(1)
+    assert writer.batches == [[1]]
+
+
+async def test_what_came_while_a_failed_batch_was_taken_apart_is_written_next() -> None:
+    batches: list[list[int]] = []
+
+    async def write(items: Sequence[int]) -> None:
+        batches.append(list(items))
+        if items[0] == 0 and len(items) == 1:
+            late.append(asyncio.create_task(batcher.put(9)))
+        await asyncio.sleep(0)
+        if len(items) > 1:
+            raise ValueError
+
+    batcher = Batcher(write)
+    late: list[asyncio.Task[None]] = []
+    await asyncio.gather(*(batcher.put(item) for item in range(3)))
+    await asyncio.gather(*late)
+    assert batches == [[0, 1, 2], [0], [1], [2], [9]]
 
 
 async def test_a_batch_that_failed_does_not_stop_the_next() -> None:

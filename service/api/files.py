@@ -23,6 +23,8 @@ async def upload_file(request: Request) -> Response:
     context: Context = request.state.context
     if "content-encoding" in request.headers:
         raise UnsupportedMedia
+    if request.headers.get("content-type", "").startswith("multipart/"):
+        raise UnsupportedMedia("Send the file's bytes as the body, as `curl --data-binary @FILE` does; no form.")
     name = request.query_params.get("name", "file")
     if not (1 <= len(name) <= LONGEST_NAME and name.isprintable()):
         raise Invalid.at("query", "name", msg=f"Must be 1 to {LONGEST_NAME} printable characters.")

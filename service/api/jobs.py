@@ -1,6 +1,7 @@
 """Everything under /v1/jobs that reads a job or asks for its end."""
 
 import asyncio
+from math import inf
 from time import monotonic
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from service.jobs.lifecycle import LIVE
 from service.jobs.waiting import Waiting, wait_for
 from service.keys import Caller
 
-LONGEST_WAIT_SECONDS = 120.0
+LONGEST_WAIT_SECONDS = 3_600.0
 
 # Files are copied right after the end; who waits for a job is told with the copies in place, if they come soon.
 COPIES_WAIT_SECONDS = 3.0
@@ -53,31 +54,32 @@ def _wait_seconds(text: str | None) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
-        words = f"Must be a number of seconds from 0 to {LONGEST_WAIT_SECONDS:.0f}."
-        raise Invalid.at("query", "wait", msg=words, kind="float_parsing")
-    return seconds
+    if not 0 <= seconds < inf:
+        raise Invalid.at("query", "wait", msg="Must be a number of seconds, not below zero.", kind="float_parsing")
+    return min(seconds, LONGEST_WAIT_SECONDS)
 
 
 async def _wait_for_end(request: Request, caller: Caller, job_id: UUID, seconds: float) -> Row:
+    """Until the job has ended and its copies are made, if they are soon; the job is read once, at the end."""
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
-    until, ended_by = monotonic() + seconds, monotonic()
+    until = monotonic() + seconds
+    copies_until: float | None = None
     async with waiting.on(job_id, seconds) as changed:
-        while True:
-            row = await reads.get(context.db, caller.tenant_id, job_id)
-            if row is None:
-                raise NotFound("The job was deleted.")
-            left = until - monotonic()
-            live = row["status"] in LIVE
-            if left <= 0 or not (live or request.state.renderer.owes_copies(row)) or await request.is_disconnected():
-                return row
-            if live:
+        while (left := until - monotonic()) > 0 and not await request.is_disconnected():
+            ended, copied = await reads.is_over(context.db, job_id)
+            if ended and copied:
+                break
+            if not ended:
                 await wait_for(changed, left)
-                ended_by = monotonic()
             else:
-                until = min(until, ended_by + COPIES_WAIT_SECONDS)
+                copies_until = copies_until or monotonic() + COPIES_WAIT_SECONDS
+                until = min(until, copies_until)
                 await asyncio.sleep(COPIES_LOOK_SECONDS)
+    row = await reads.get(context.db, caller.tenant_id, job_id)
+    if row is None:
+        raise NotFound("The job was deleted.")
+    return row
 
 
 async def show_result(request: Request) -> Response:
@@ -129,7 +131,8 @@ async def _show_file(request: Request, kind: str) -> Response:
     job_id = await find_job(request, await authenticate(request, "read"))
     file = await reads.file_of(context.db, job_id, kind, request.path_params["index"])
     if file is None:
-        raise NotFound(f"The job has no such {kind}.")
+        ended, _ = await reads.is_over(context.db, job_id)
+        raise NotFound(f"The job has no such {kind}.") if ended else StillPending(request_id=str(job_id))
     if file["sha256"] is None:
         if file["copy_error"]:
             raise NotFound(f"The copy of this {kind} could not be stored: {file['copy_error']}")

@@ -71,6 +71,14 @@ FILTERS = [
     _query("model", "One or more."),
     _query("provider", "One or more."),
     _query("tag", "Every one of them."),
+    {
+        "name": "metadata",
+        "in": "query",
+        "description": "`metadata.KEY=value` for any KEY of the job's metadata.",
+        "style": "form",
+        "explode": True,
+        "schema": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
     _query("created_after", "ISO 8601.", {"type": "string", "format": "date-time"}),
     _query("created_before", "ISO 8601.", {"type": "string", "format": "date-time"}),
     _query("q", "Text in the input or in the output."),
@@ -141,6 +149,10 @@ def _paths() -> dict[str, Any]:
     def part(summary: str, success: dict[str, Any], extra: list[dict[str, Any]] | None = None) -> dict[str, Any]:
         return {"get": _operation(summary, success, parameters=[REQUEST_ID, *(extra or [])])}
 
+    def file_part(summary: str) -> dict[str, Any]:
+        errors = ("400", "401", "403", "404", "503")
+        return {"get": _operation(summary, file, parameters=[REQUEST_ID, INDEX], errors=errors)}
+
     result = _operation(
         "The model's own status and body",
         _json({}),
@@ -186,9 +198,9 @@ def _paths() -> dict[str, Any]:
         JOB_PATH: part("A job", job, [WAIT]),
         f"{JOB_PATH}/result": {"get": result},
         f"{JOB_PATH}/masks": part("Its masks", _json(_listed("masks", "Mask"))),
-        f"{JOB_PATH}/masks/{{index}}": part("A mask itself", file, [INDEX]),
+        f"{JOB_PATH}/masks/{{index}}": file_part("A mask itself"),
         f"{JOB_PATH}/images": part("Its images", _json(_listed("images", "Image"))),
-        f"{JOB_PATH}/images/{{index}}": part("An image itself", file, [INDEX]),
+        f"{JOB_PATH}/images/{{index}}": file_part("An image itself"),
         f"{JOB_PATH}/timings": part("Where the time went", _json(_ref("Timings"))),
         f"{JOB_PATH}/attempts": part("Its submissions", _json(_listed("attempts", "Attempt"))),
         f"{JOB_PATH}/events": part("Its history", _json(_listed("events", "Event"))),

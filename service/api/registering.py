@@ -1,5 +1,6 @@
 """POST /v1/jobs, one and many, and a job's retry."""
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -7,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.rendering import Renderer
-from service.api.requests import RawJob, answer, authenticate, fit, read_job, read_json
+from service.api.requests import answer, authenticate, fit, read_job, read_json
 from service.api.shapes import Job, JobRequest
 from service.bodies import read_body
 from service.catalog import check_content, check_input
@@ -23,6 +24,13 @@ LARGEST_REQUEST = 25 * 2**20
 LARGEST_BATCH = 1_000
 LARGEST_METADATA = 16 * 2**10
 LONGEST_KEY = 255
+
+
+class RawJob(msgspec.Struct):
+    """A request's parts to the byte: what is sent on is what the client sent."""
+
+    input: msgspec.Raw = msgspec.Raw(b"{}")
+    metadata: msgspec.Raw = msgspec.Raw(b"{}")
 
 
 async def register_job(request: Request) -> Response:
@@ -50,7 +58,7 @@ async def register_batch(request: Request) -> Response:
         raise Invalid.at("body", sorted(value.keys() - {"jobs"})[0], msg="Unknown field.", kind="extra_forbidden")
     raw = msgspec.json.decode(body, type=dict[str, list[msgspec.Raw]])["jobs"]
     entries = [
-        await _register_one(request, caller, each, bytes(part), index, f"{key}#{index}" if key else None)
+        await _register_one(request, caller, each, bytes(part), index, _key_of(key, index))
         for index, (each, part) in enumerate(zip(listed, raw, strict=True))
     ]
     return answer({"jobs": entries}, 202)
@@ -73,13 +81,14 @@ def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc:
     asked = fit(JobRequest, value, *loc)
     check_input(context.catalog.find(asked.model), asked.input, (*loc, "input"))
     raw = msgspec.json.decode(body, type=RawJob)
+    metadata = bytes(raw.metadata).decode() if asked.metadata else "{}"
     if asked.webhook_url is not None:
         try:
             check_webhook_url(asked.webhook_url, context.settings.allow_private_networks)
         except ValueError as error:
             raise Invalid.at(*loc, "webhook_url", msg=str(error), kind="url_parsing") from None
     check_content(asked.metadata, (*loc, "metadata"))
-    if len(bytes(raw.metadata)) > LARGEST_METADATA:
+    if len(metadata) > LARGEST_METADATA:
         raise Invalid.at(*loc, "metadata", msg=f"May have at most {LARGEST_METADATA:,} bytes.", kind="too_long")
     return NewJob(
         id=operations.new_job_id(),
@@ -90,9 +99,14 @@ def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc:
         priority=asked.priority,
         webhook_url=asked.webhook_url,
         deadline_seconds=asked.deadline_seconds,
-        metadata=bytes(raw.metadata).decode() if asked.metadata else "{}",
+        metadata=metadata,
         tags=asked.tags,
     )
+
+
+def _key_of(key: str | None, index: int) -> str | None:
+    """A job's own key within a batch, which no key of a client's can be mistaken for."""
+    return key and f"\n{hashlib.sha256(key.encode()).hexdigest()}#{index}"
 
 
 def status_of(registered: Registered) -> int:
@@ -129,6 +143,7 @@ async def retry_job(request: Request) -> Response:
         provider=old["provider"],
         priority=old["priority"],
         webhook_url=old["webhook_url"],
+        deadline_seconds=(old["deadline_at"] - old["created_at"]).total_seconds() if old["deadline_at"] else None,
         metadata=old["metadata"],
         tags=old["tags"],
         retry_of=old["id"],

@@ -71,10 +71,6 @@ class Renderer:
     def images(self, row: Facts) -> list[Image]:
         return [Image(**self._file(file)) for file in self._files(row) if file["kind"] == "image"]
 
-    def owes_copies(self, row: Facts) -> bool:
-        """Whether a copy of one of its files is still to come."""
-        return any(file["sha256"] is None and file["copy_error"] is None for file in self._files(row))
-
     def timings(self, row: Facts) -> Timings:
         created, ended = row["created_at"], row["completed_at"]
         return Timings(
@@ -103,10 +99,11 @@ class Renderer:
             "metadata": Raw(row["metadata"].encode()),
             "webhook_url": row["webhook_url"],
             "attempt": row["attempt"],
+            "resubmissions": row["resubmissions"] or 0,
             "retry_of": _text(row["retry_of"]),
             "retried_as": _text(row["retried_as"]),
             "created_at": row["created_at"],
-            "submitted_at": (row["answered_at"] or row["claimed_at"]) if row["provider_request_id"] else None,
+            "submitted_at": _submitted_at(row),
             "started_at": row["started_at"],
             "completed_at": row["completed_at"],
             "deadline_at": row["deadline_at"],
@@ -154,6 +151,15 @@ def attempt(row: Row) -> Attempt:
 
 def event(row: Row) -> Event:
     return Event(**{name: row[name] for name in Event.__struct_fields__})
+
+
+def _submitted_at(row: Facts) -> datetime | None:
+    """When the provider had the job. An answer that came after the end says only that it had it before."""
+    if row["provider_request_id"] is None:
+        return None
+    claimed, answered, ended = row["claimed_at"], row["answered_at"], row["completed_at"]
+    late = answered is None or (ended is not None and answered > ended)
+    return claimed if late else answered  # type: ignore[no-any-return]
 
 
 def _error(row: Facts) -> JobError | None:

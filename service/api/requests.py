@@ -3,7 +3,6 @@
 from typing import Any, TypedDict, TypeVar
 from uuid import UUID
 
-import msgspec
 from pydantic import BaseModel, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +14,7 @@ from service.db import Row
 from service.errors import BadRequest, Forbidden, Invalid, NotFound, UnsupportedMedia
 from service.jobs import reads
 from service.jobs.waiting import Waiting
-from service.jsontext import NotJSON, encode, parse
+from service.jsontext import NotJSON, encode, parse_once
 from service.keys import Caller, KeyRing
 
 JSON = "application/json"
@@ -64,7 +63,7 @@ def read_json(request: Request, body: bytes) -> Any:
     if "content-encoding" in request.headers:
         raise UnsupportedMedia
     try:
-        return parse(body)
+        return parse_once(body)
     except NotJSON as error:
         raise BadRequest(f"The body is not JSON that can be kept: {error}.") from None
 
@@ -82,10 +81,3 @@ def answer(value: Any, status: int = 200, *, request_id: UUID | str | None = Non
     headers = {"x-fal-request-id": str(request_id)} if request_id else None
     content = value if isinstance(value, bytes) else encode(value)
     return Response(content, status, headers, JSON)
-
-
-class RawJob(msgspec.Struct):
-    """A request's parts as the client wrote them."""
-
-    input: msgspec.Raw = msgspec.Raw(b"{}")
-    metadata: msgspec.Raw = msgspec.Raw(b"{}")

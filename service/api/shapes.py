@@ -113,6 +113,7 @@ class JobSummary(msgspec.Struct):
     metadata: dict[str, Any]
     webhook_url: str | None
     attempt: int
+    resubmissions: int
     retry_of: str | None
     retried_as: str | None
     created_at: datetime

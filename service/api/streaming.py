@@ -8,12 +8,12 @@ from starlette.requests import Request
 from service.api import rendering
 from service.context import Context
 from service.jobs import reads
-from service.jobs.lifecycle import LIVE
 from service.jobs.waiting import Waiting, wait_for
 from service.jsontext import encode
 from service.keys import Caller
 
-LONGEST_STREAM_SECONDS = 3_600.0
+# How long a stream's row among the waiters counts before it has to be written anew.
+WAITER_SECONDS = 86_400.0
 PING_EVERY = 15
 
 
@@ -22,22 +22,23 @@ async def events(request: Request, caller: Caller, job_id: UUID, seen: int) -> A
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
     quiet = 0
-    async with waiting.on(job_id, LONGEST_STREAM_SECONDS) as changed:
+    async with waiting.on(job_id, WAITER_SECONDS) as changed:
         while not await request.is_disconnected():
-            # The job is read before its history, so that an end is never told before its event.
-            row = await reads.get(context.db, caller.tenant_id, job_id)
+            # The end is looked for before the history, so that it is never told before its event.
+            ended, _ = await reads.is_over(context.db, job_id)
             for event in await reads.events_of(context.db, job_id):
                 if event["id"] > seen:
                     seen, quiet = event["id"], 0
                     yield _line(event["event"], rendering.event(event), seen)
-            if row is None or row["status"] not in LIVE:
+            if ended:
+                row = await reads.get(context.db, caller.tenant_id, job_id)
                 if row is not None:
                     yield _line("end", request.state.renderer.job(row), seen)
                 return
             quiet += 1
             if quiet % PING_EVERY == 0:
                 yield b": ping\n\n"
-            await wait_for(changed, LONGEST_STREAM_SECONDS)
+            await wait_for(changed, WAITER_SECONDS)
 
 
 def _line(name: str, data: object, number: int) -> bytes:

@@ -5,6 +5,9 @@ import hmac
 import re
 from urllib.parse import quote
 
+from service.artifacts.serving import clean_name
+from service.db import DatabaseAway
+
 PREFIX = "/files"
 TOKEN = re.compile(r"([0-9a-f]{64})-([0-9a-f]{32})")
 
@@ -12,12 +15,15 @@ TOKEN = re.compile(r"([0-9a-f]{64})-([0-9a-f]{32})")
 class FileLinks:
     """Makes and opens addresses that only a holder of the installation's secret can make."""
 
-    def __init__(self, secret: bytes, public_url: str) -> None:
-        self._secret = secret
+    def __init__(self, public_url: str, secret: bytes | None = None) -> None:
         self._public_url = public_url
+        self._secret = secret
+
+    def use(self, secret: bytes) -> None:
+        self._secret = secret
 
     def url(self, sha256: str, file_name: str) -> str:
-        return f"{self._public_url}{PREFIX}/{sha256}-{self._seal(sha256)}/{quote(file_name, safe='')}"
+        return f"{self._public_url}{PREFIX}/{sha256}-{self._seal(sha256)}/{quote(clean_name(file_name), safe='')}"
 
     def open(self, token: str) -> str | None:
         """The SHA-256 that a token names; None when the token is not ours."""
@@ -27,4 +33,6 @@ class FileLinks:
         return found[1]
 
     def _seal(self, sha256: str) -> str:
+        if self._secret is None:
+            raise DatabaseAway  # It is read from there at the start, or as soon as it can be had.
         return hmac.new(self._secret, sha256.encode(), hashlib.sha256).hexdigest()[:32]

@@ -62,5 +62,8 @@ class Catalog:
         model = self._models.get(model_id)
         if model is None:
             # The ID is a client's text of any length and content.
-            raise UnknownModel(f"There is no model {model_id[:100]!r} in the catalogue.")
+            raise UnknownModel(
+                f"There is no model {model_id[:100]!r} in the catalogue; GET /v1/models lists those that are, and the "
+                "operator can add one to ROUNDTRIP_MODELS."
+            )
         return model

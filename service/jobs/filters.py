@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -43,11 +43,13 @@ def read_filter(query: Sequence[tuple[str, str]]) -> JobFilter:
     for name, value in query:
         if "\0" in name or "\0" in value:
             raise Invalid.at("query", name.replace("\0", ""), msg="Text may not hold a NUL character.")
-        if name in lists:
+        if name == "tag":
+            lists[name].append(value)  # A tag may hold a comma.
+        elif name in lists:
             lists[name].extend(part for part in value.split(",") if part)
         elif name.startswith("metadata.") and len(name) > len("metadata."):
             metadata[name.removeprefix("metadata.")] = value
-        elif name in {"created_after", "created_before", "q", "limit", "cursor", "wait"}:
+        elif name in {"created_after", "created_before", "q", "limit", "cursor"}:
             single[name] = value
         else:
             raise Invalid.at("query", name, msg="There is no such filter.", kind="extra_forbidden")
@@ -84,7 +86,9 @@ def narrow(statement: Select[tuple[object, ...]], tenant_id: UUID, wanted: JobFi
             jobs.c.created_at >= wanted.created_after, jobs.c.id >= first_id(wanted.created_after)
         )
     if wanted.created_before:
-        statement = statement.where(jobs.c.created_at < wanted.created_before)
+        statement = statement.where(
+            jobs.c.created_at < wanted.created_before, jobs.c.id <= last_id(wanted.created_before)
+        )
     if wanted.text:
         pattern = "%" + wanted.text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
         statement = statement.where(or_(jobs.c.input.ilike(pattern), outcomes.c.text.ilike(pattern)))
@@ -97,15 +101,18 @@ def _is_one_of(column: ColumnElement[str], words: Sequence[str]) -> ColumnElemen
     return column == any_(literal(list(words), ARRAY(Text)))
 
 
+def by_place(wanted: JobFilter) -> list[JobFilter]:
+    """The filter as one for live jobs and one for ended ones, when it asks for both: each has its own index."""
+    live = [status for status in wanted.statuses if status in LIVE]
+    ended = [status for status in wanted.statuses if status not in LIVE]
+    return [replace(wanted, statuses=each) for each in (live, ended) if each] or [wanted]
+
+
 def _has_status(tenant_id: UUID, statuses: Sequence[Status]) -> ColumnElement[bool]:
-    live = [status.value for status in statuses if status in LIVE]
-    ended = [status.value for status in statuses if status not in LIVE]
-    conditions = []
-    if live:
-        conditions.append(_is_one_of(live_jobs.c.status, live))
-    if ended:
-        conditions.append(and_(outcomes.c.tenant_id == tenant_id, _is_one_of(outcomes.c.status, ended)))
-    return or_(*conditions)
+    words = [status.value for status in statuses]
+    if all(status in LIVE for status in statuses):
+        return _is_one_of(live_jobs.c.status, words)
+    return and_(outcomes.c.tenant_id == tenant_id, _is_one_of(outcomes.c.status, words))
 
 
 def _has_metadata(key: str, value: str) -> ColumnElement[bool]:
@@ -143,18 +150,28 @@ def _moment(name: str, word: str | None) -> datetime | None:
     try:
         # A plus sign that was not percent-encoded arrives as a space.
         moment = datetime.fromisoformat(word.replace(" ", "+") if "T" in word else word)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
         raise Invalid.at("query", name, msg="Must be an ISO 8601 time.", kind="datetime_parsing") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+# IDs begin with the time in milliseconds, by the clock of the machine that made them; a minute's margin allows
+# for clocks that differ.
+MARGIN_MILLISECONDS = 60_000
 
 
 def first_id(moment: datetime) -> UUID:
-    """The smallest ID that a job of this moment can have: IDs begin with the time in milliseconds.
+    """The smallest ID that a job of this moment can have."""
+    return UUID(int=_milliseconds(moment, -MARGIN_MILLISECONDS) << 80)
 
-    A minute's margin allows for clocks that differ between machines.
-    """
-    milliseconds = max(0, int(moment.timestamp() * 1000) - 60_000)
-    return UUID(int=min(milliseconds, 2**48 - 1) << 80)
+
+def last_id(moment: datetime) -> UUID:
+    """The largest one."""
+    return UUID(int=((_milliseconds(moment, MARGIN_MILLISECONDS) + 1) << 80) - 1)
+
+
+def _milliseconds(moment: datetime, margin: int) -> int:
+    return min(max(0, int(moment.timestamp() * 1000) + margin), 2**48 - 1)
 
 
 def make_cursor(last: UUID) -> str:

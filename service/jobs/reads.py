@@ -6,10 +6,14 @@ from sqlalchemy import Uuid, and_, bindparam, case, func, select, type_coerce
 from sqlalchemy.dialects.postgresql import JSONB
 
 from service.db import Compiled, Database, Row
-from service.jobs.filters import JobFilter, narrow
+from service.jobs.filters import JobFilter, by_place, narrow
 from service.models import artifacts, attempts, jobs, live_jobs, outcomes
 
+# What the column holds.
+LARGEST_INDEX = 2**15 - 1
+
 _latest = attempts.alias("latest")
+_earlier = attempts.alias("earlier")
 _later = jobs.alias("later")
 
 _file_rows = (
@@ -50,6 +54,10 @@ _summary = (
         _latest.c.claimed_at,
         _latest.c.answered_at,
         _latest.c.state.label("attempt_state"),
+        select(func.count(_earlier.c.resubmitted_at))
+        .where(_earlier.c.job_id == jobs.c.id)
+        .scalar_subquery()
+        .label("resubmissions"),
         select(_later.c.id).where(_later.c.retry_of == jobs.c.id).scalar_subquery().label("retried_as"),
         case((outcomes.c.status == "completed", _file_rows)).label("files"),
     )
@@ -105,7 +113,22 @@ async def get(db: Database, tenant_id: UUID, job_id: UUID) -> Row | None:
 
 
 async def page(db: Database, tenant_id: UUID, wanted: JobFilter) -> list[Row]:
-    return await db.run(narrow(_summary, tenant_id, wanted))
+    """Newest first, and one more than was asked for when there are more."""
+    found: dict[UUID, Row] = {}
+    for part in by_place(wanted):
+        # A job that ends between two parts is in both; the later look is the truer one.
+        found.update((row["id"], row) for row in await db.run(narrow(_summary, tenant_id, part)))
+    return [found[job_id] for job_id in sorted(found, reverse=True)[: wanted.limit + 1]]
+
+
+async def is_over(db: Database, job_id: UUID) -> tuple[bool, bool]:
+    """Whether a job has ended, and whether all its files are copied or given up."""
+    row = await db.fetchrow(
+        "SELECT NOT EXISTS (SELECT FROM live_jobs WHERE job_id = $1) AS ended,"
+        " NOT EXISTS (SELECT FROM copies WHERE job_id = $1) AS copied",
+        job_id,
+    )
+    return (bool(row["ended"]), bool(row["copied"])) if row else (True, True)
 
 
 async def attempts_of(db: Database, job_id: UUID) -> list[Row]:
@@ -117,6 +140,8 @@ async def events_of(db: Database, job_id: UUID) -> list[Row]:
 
 
 async def file_of(db: Database, job_id: UUID, kind: str, index: int) -> Row | None:
+    if index > LARGEST_INDEX:
+        return None
     return await db.fetchrow(
         "SELECT artifacts.*, blobs.size, blobs.content_type AS stored_type FROM artifacts"
         " LEFT JOIN blobs ON blobs.sha256 = artifacts.sha256"

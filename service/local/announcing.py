@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from urllib.parse import urlsplit
 
 import click
 
@@ -9,6 +10,7 @@ from service.local.up import Running
 
 # A red square of 8 by 8 pixels, so that the request needs no network.
 PIXELS = "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAFUlEQVR42mM8ISfHgA0wMeAAg1MCANDKARQfGKMRAAAAAElFTkSuQmCC"
+LOCAL = {"localhost", "127.0.0.1", "::1"}
 EXAMPLE = {
     "model": "fal-ai/llava-next",
     "input": {"image_url": f"data:image/png;base64,{PIXELS}", "prompt": "What is in the picture?"},
@@ -21,6 +23,11 @@ def announce(service: Running) -> None:
     click.echo(f"  OpenAPI    {service.url}/openapi.json")
     if service.sandbox_url:
         click.echo(f"  sandbox    {service.sandbox_url}, a look-alike of fal (set FAL_KEY to use fal itself)")
+    else:
+        click.echo(f"  provider   {service.fal_url}, which may cost money")
+        if urlsplit(service.public_url).hostname in LOCAL:
+            click.echo("             it cannot reach this machine: webhooks are made up for by polling, and uploads")
+            click.echo("             cannot be read; set ROUNDTRIP_PUBLIC_URL to an address that it can reach")
     click.echo(f"  data       {service.data}")
     if service.first_start:
         click.echo(f"  admin key  {service.admin_key}")

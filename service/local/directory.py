@@ -42,7 +42,8 @@ class DataDirectory:
                 lock.seek(0)
                 owner = ProcessIdentity.parse(lock.read())
                 who = f"process {owner.pid}" if owner else "another process"
-                raise InUse(f"{self.path} is in use by {who}; stop it, or choose another --data") from None
+                choice = "choose another data directory (--data; with make: DATA=…)"
+                raise InUse(f"{self.path} is in use by {who}; stop it, or {choice}") from None
             lock.truncate(0)
             lock.write(f"{ProcessIdentity.of(os.getpid())}\n")
             lock.flush()

@@ -16,7 +16,8 @@ def database_in_use() -> Iterator[None]:
     except asyncpg.UndefinedTableError:
         raise CannotStart("the database has no schema yet: run `roundtrip migrate`") from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CannotStart(f"the database cannot be used: {error or type(error).__name__}") from None
+        words = f"the database (ROUNDTRIP_DATABASE_URL) cannot be used: {error or type(error).__name__}"
+        raise CannotStart(words) from None
 
 
 def migrate(database_url: str) -> None:

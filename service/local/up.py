@@ -20,6 +20,7 @@ from service.local.listening import address, listening
 from service.local.processes import Program, Supervisor
 from service.local.schema import database_in_use, migrate
 from service.local.servers import supervised
+from service.sandbox.config import SandboxConfig
 from service.settings import Settings
 
 READY_SECONDS = 60.0
@@ -39,12 +40,16 @@ class Running:
     database_url: str
     broker_url: str
     sandbox_url: str | None
+    fal_url: str
+    public_url: str
     supervisor: Supervisor
 
 
 @contextmanager
 def running(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> Iterator[Running]:
     """Start everything, wait until it is ready, and stop it at the end. Port 0 is any free one."""
+    if not settings.uses_real_fal:
+        SandboxConfig.from_env()  # A wrong setting of it ends the program before anything is started.
     with ExitStack() as stack:
         directory = DataDirectory(settings.data)
         supervisor, prepare_servers = stack.enter_context(supervised(directory))
@@ -76,6 +81,8 @@ def running(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> It
             environment["FAL_KEY"] = SANDBOX_KEY
             environment["ROUNDTRIP_FAL_QUEUE_URL"] = sandbox_url
             environment["ROUNDTRIP_FAL_JWKS_URL"] = f"{sandbox_url}/.well-known/jwks.json"
+            # It keeps its requests in memory, so that after a restart it knows none of them for sure.
+            environment.setdefault("ROUNDTRIP_LOST_AFTER_SECONDS", "30")
             supervisor.start(program("sandbox", environment, sandbox))
         supervisor.start(program("worker", environment, patience=30))
         supervisor.start(program("beat", environment))
@@ -92,6 +99,8 @@ def running(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> It
             database_url=database_url,
             broker_url=broker_url,
             sandbox_url=sandbox_url,
+            fal_url=settings.fal_queue_url,
+            public_url=environment["ROUNDTRIP_PUBLIC_URL"],
             supervisor=supervisor,
         )
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import SettingsError as SourceError
 
 from service.sandbox.faults import Knobs
 from service.settings import HttpUrl, SettingsError
@@ -49,3 +50,5 @@ class SandboxConfig(BaseSettings):
             where = "".join(f" {part}:" for part in within)
             words = problem["msg"].removeprefix("Value error, ")
             raise SettingsError(f"{PREFIX}{name.upper()}{where} {words}") from None
+        except SourceError as error:
+            raise SettingsError(f"{PREFIX}KNOBS must be a JSON object: {error.__cause__}") from None

@@ -1,11 +1,14 @@
 """What a submission's answer does to a job, in time, too late and out of order."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from uuid import UUID
 
+import pytest
+
 from service.db import Database, Row
-from service.jobs import due, store
-from service.jobs.facts import Due
+from service.jobs import due, operations, store
+from service.jobs.facts import Answer, Due
 from tests import making
 
 
@@ -132,6 +135,82 @@ async def test_a_cancel_that_was_asked_meanwhile_is_told(db: Database, tenant: U
     await store.request_cancel(db, claim.job_id)
     told = await store.record_answers(db, [making.accepted(claim), making.accepted(other)])
     assert told == [(claim.job_id, 1)]
+
+
+@pytest.mark.parametrize(
+    ("make", "duty", "is_due"),
+    [
+        (making.refused, "close", True),
+        (making.accepted, "report", True),
+        (making.ambiguous, "settle", False),
+    ],
+)
+async def test_after_a_cancel_an_answer_is_acted_on_at_once_unless_it_says_nothing(
+    db: Database, tenant: UUID, make: Callable[..., Answer], duty: str, is_due: bool
+) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.request_cancel(db, claim.job_id)
+    assert await store.record_answers(db, [make(claim, delay=3600.0)]) == [(claim.job_id, 1)]
+    row = await making.live(db, claim.job_id)
+    assert row is not None
+    assert (row["duty"], row["is_due"]) == (duty, is_due)
+    assert await making.claim_all(db) == []
+
+
+async def ended_without(db: Database, claim: making.Claim, how: str) -> None:
+    """End the job while this attempt's answer is still on its way."""
+    if how == "closed":
+        assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    else:
+        second = await making.resubmitted(db, claim)
+        assert await making.settle(db, second, evidence=making.heard(request_id="second"))
+
+
+@pytest.mark.parametrize("how", ["closed", "settled by another"])
+async def test_an_acceptance_after_the_end_makes_its_attempt_owed_a_stop(
+    db: Database, tenant: UUID, how: str
+) -> None:
+    claim = await making.claimed(db, tenant)
+    await ended_without(db, claim, how)
+    assert (await making.states(db, claim.job_id))[0] == "superseded"
+    assert await due.to_stop(db, 10) == []
+    before = await making.status(db, claim.job_id)
+    await store.record_answers(db, [making.accepted(claim, "late", cancel_url="c")])
+    assert (await making.states(db, claim.job_id))[0] == "superseded…"
+    [attempt] = await due.to_stop(db, 10)
+    assert (attempt.attempt, attempt.provider_request_id, attempt.cancel_url) == (1, "late", "c")
+    assert await making.status(db, claim.job_id) == before
+
+
+@pytest.mark.parametrize("make", [making.refused, making.ambiguous])
+async def test_any_other_answer_after_the_end_leaves_nothing_to_stop(
+    db: Database, tenant: UUID, make: Callable[..., Answer]
+) -> None:
+    claim = await making.claimed(db, tenant)
+    await ended_without(db, claim, "closed")
+    await store.record_answers(db, [make(claim)])
+    assert await making.states(db, claim.job_id) == ["superseded"]
+    assert await due.to_stop(db, 10) == []
+
+
+async def test_an_acceptance_that_is_told_twice_is_stopped_once(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await ended_without(db, claim, "closed")
+    await store.record_answers(db, [making.accepted(claim, "late")])
+    [attempt] = await due.to_stop(db, 10)
+    await due.record_stop(db, attempt, answered=True)
+    await store.record_answers(db, [making.accepted(claim, "late")])
+    assert await due.to_stop(db, 10) == []
+
+
+async def test_an_acceptance_of_an_attempt_that_gave_the_result_leaves_nothing_to_stop(
+    db: Database, tenant: UUID
+) -> None:
+    claim = await making.claimed(db, tenant)
+    assert await making.settle(db, claim)
+    await store.record_answers(db, [making.accepted(claim, "r-1")])
+    assert await making.states(db, claim.job_id) == ["completed"]
+    assert await due.to_stop(db, 10) == []
 
 
 async def test_repeating_an_answer_changes_nothing(db: Database, tenant: UUID) -> None:

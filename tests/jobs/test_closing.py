@@ -1,16 +1,21 @@
 """Ends that we decide ourselves: a cancel, a deadline, a give-up."""
 
 import asyncio
+import json
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
 
 from service.context import Context
 from service.db import Database
-from service.jobs import operations, store
+from service.jobs import due, operations, store
+from service.jobs.facts import Answer
 from service.jobs.lifecycle import Duty
+from service.jobs.watching import TOO_LATE, watch
 from service.queue import TaskName
 from tests import making
+from tests.provider import Provider
 
 
 async def test_a_job_that_was_never_submitted_is_cancelled_at_once(context: Context, tenant: UUID) -> None:
@@ -68,12 +73,56 @@ async def test_a_cancel_keeps_the_time_of_a_refused_job(context: Context, tenant
     assert await making.status(context.db, claim.job_id) == "cancelled"
 
 
-@pytest.mark.parametrize("anyway", [False, True])
-async def test_closing_ends_the_attempt_that_is_under_way(db: Database, tenant: UUID, anyway: bool) -> None:
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_closing_leaves_alone_what_the_provider_has_unless_it_is_told_to(
+    db: Database, tenant: UUID, stopped: bool
+) -> None:
     claim = await making.submitted(db, tenant)
-    assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=anyway) is anyway
-    [attempt] = await making.attempts(db, claim.job_id)
-    assert attempt["state"] == ("abandoned" if anyway else "submitted")
+    assert not await store.close(db, claim.job_id, operations.CANCELLED, stopped=stopped)
+    assert await making.states(db, claim.job_id) == ["submitted…"]
+    assert await making.status(db, claim.job_id) == "submitted"
+
+
+@pytest.mark.parametrize("ending", [operations.CANCELLED, TOO_LATE])
+async def test_an_attempt_that_the_provider_stopped_ends_as_its_job(
+    db: Database, tenant: UUID, ending: making.Ending
+) -> None:
+    claim = await making.submitted(db, tenant)
+    assert await store.close(db, claim.job_id, ending, even_if_submitted=True, stopped=True)
+    assert await making.states(db, claim.job_id) == [await making.status(db, claim.job_id)]
+    assert await due.to_stop(db, 10) == []
+
+
+async def test_an_attempt_that_the_provider_may_have_is_left_to_be_stopped(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant, "r-1")
+    assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    assert await making.states(db, claim.job_id) == ["superseded…"]
+    assert [(each.attempt, each.provider_request_id) for each in await due.to_stop(db, 10)] == [(1, "r-1")]
+
+
+async def test_an_attempt_without_a_name_cannot_be_stopped(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.ambiguous(claim)])
+    assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    assert await making.states(db, claim.job_id) == ["superseded"]
+    assert await due.to_stop(db, 10) == []
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_of_many_attempts_only_the_last_was_stopped_and_the_refused_stay_so(
+    db: Database, tenant: UUID, stopped: bool
+) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.refused(claim)])
+    [second] = await making.claim_all(db)
+    third = await making.resubmitted(db, second)
+    await store.record_answers(db, [making.accepted(second, "r-2")])
+    await store.record_answers(db, [making.accepted(third, "r-3")])
+    assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True, stopped=stopped)
+    last = "cancelled" if stopped else "superseded…"
+    assert await making.states(db, claim.job_id) == ["refused…", "superseded…", last]
+    names = {each.provider_request_id for each in await due.to_stop(db, 10)}
+    assert names == ({"r-2"} if stopped else {"r-2", "r-3"})
 
 
 async def test_a_cancel_and_a_claim_at_once_leave_no_job_behind(context: Context, tenant: UUID) -> None:
@@ -86,6 +135,62 @@ async def test_a_cancel_and_a_claim_at_once_leave_no_job_behind(context: Context
             told = await store.record_answers(context.db, [making.refused(claims[0])])
             assert told == [(job_id, 1)]
             assert await store.close(context.db, job_id, operations.CANCELLED)
+
+
+async def test_no_claim_takes_a_queued_job_whose_cancel_was_asked(db: Database, tenant: UUID) -> None:
+    job_id = await making.queued(db, tenant)
+    assert await store.request_cancel(db, job_id) is Duty.CLOSE
+    assert await making.claim_all(db) == []
+    row = await making.live(db, job_id)
+    assert row is not None
+    assert (row["duty"], row["is_due"], row["status"]) == ("close", True, "queued")
+
+
+@pytest.mark.parametrize(
+    ("answer", "duty"), [(None, Duty.ANSWER), (making.accepted, Duty.REPORT), (making.ambiguous, Duty.SETTLE)]
+)
+async def test_a_cancel_leaves_the_duty_of_a_job_that_a_provider_may_have(
+    db: Database, tenant: UUID, answer: Callable[..., Answer] | None, duty: Duty
+) -> None:
+    claim = await making.claimed(db, tenant)
+    if answer:
+        await store.record_answers(db, [answer(claim)])
+    assert await store.request_cancel(db, claim.job_id) is duty
+    row = await making.live(db, claim.job_id)
+    assert row is not None
+    assert (row["duty"], row["is_due"]) == (duty, duty is Duty.REPORT)
+
+
+async def test_a_job_left_to_be_closed_is_closed_by_the_watch(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    """As when the API died between the cancel's two statements."""
+    cancelled = await making.queued(context.db, tenant)
+    await store.request_cancel(context.db, cancelled)
+    expired = await making.queued(context.db, tenant, deadline_seconds=3600.0)
+    await making.pass_deadline(context.db, expired)
+    await watch(context)
+    rows = [await making.outcome(context.db, job_id) for job_id in (cancelled, expired)]
+    assert [(row["status"], row["http_status"], row["error_type"]) for row in rows if row] == [
+        ("cancelled", 499, "client_cancelled"),
+        ("failed", 504, "deadline_exceeded"),
+    ]
+    assert provider.calls == []
+
+
+@pytest.mark.parametrize("ending", [operations.CANCELLED, TOO_LATE])
+async def test_an_end_of_our_own_says_why_in_three_ways(db: Database, tenant: UUID, ending: making.Ending) -> None:
+    job_id = await making.queued(db, tenant)
+    assert await store.close(db, job_id, ending)
+    row = await making.outcome(db, job_id)
+    assert row is not None
+    assert json.loads(row["body"]) == {
+        "detail": ending.error,
+        "error_type": ending.error_type,
+        "message": ending.error,
+    }
+    assert (row["error"], row["error_type"]) == (ending.error, ending.error_type)
+    assert ending.error
 
 
 async def test_closing_twice_ends_once(db: Database, tenant: UUID) -> None:

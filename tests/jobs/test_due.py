@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from service.db import Database
-from service.jobs import due, store
+from service.jobs import due, operations, store
 from service.jobs.facts import Answer, Due
 from service.jobs.lifecycle import Duty
 from tests import making
@@ -45,16 +45,52 @@ async def test_a_doubt_that_lasted_is_taken(db: Database, tenant: UUID) -> None:
     claim = await making.claimed(db, tenant)
     await store.record_answers(db, [making.ambiguous(claim)])
     [job] = await take(db, claim.job_id)
-    assert (job.duty, job.abandoned) == (Duty.SETTLE, 0)
+    assert (job.duty, job.resubmissions) == (Duty.SETTLE, 0)
 
 
-async def test_a_queued_job_is_taken_only_past_its_deadline(db: Database, tenant: UUID) -> None:
+async def test_a_job_to_be_submitted_is_never_taken(db: Database, tenant: UUID) -> None:
     in_time = await making.queued(db, tenant, deadline_seconds=3600.0)
     too_late = await making.queued(db, tenant, deadline_seconds=3600.0)
     await making.make_due(db, in_time)
     await making.pass_deadline(db, too_late)
+    assert await due.take_due(db, 100, 30.0) == []
+
+
+async def test_a_queued_job_past_its_deadline_is_moved_to_be_closed(db: Database, tenant: UUID) -> None:
+    in_time = await making.queued(db, tenant, deadline_seconds=3600.0)
+    endless = await making.queued(db, tenant)
+    too_late = await making.queued(db, tenant, deadline_seconds=3600.0)
+    await making.make_due(db, in_time)
+    await making.pass_deadline(db, too_late)
+    await due.expire(db)
     [job] = await due.take_due(db, 100, 30.0)
-    assert (job.job_id, job.past_deadline) == (too_late, True)
+    assert (job.job_id, job.past_deadline, job.duty, job.cancel_requested) == (too_late, True, Duty.CLOSE, False)
+    assert {claim.job_id for claim in await making.claim_all(db)} == {in_time, endless}
+
+
+async def test_a_deadline_ends_the_wait_of_a_refused_job_too(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
+    await store.record_answers(db, [making.refused(claim, delay=600.0)])
+    await db.execute("UPDATE live_jobs SET deadline_at = now() - interval '1 ms'")
+    await due.expire(db)
+    [job] = await due.take_due(db, 100, 30.0)
+    assert (job.duty, job.attempt) == (Duty.CLOSE, 1)
+
+
+@pytest.mark.parametrize("answer", [None, making.accepted, making.ambiguous])
+async def test_expiry_moves_only_what_waits_to_be_submitted(
+    db: Database, tenant: UUID, answer: Callable[..., Answer] | None
+) -> None:
+    claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
+    if answer:
+        await store.record_answers(db, [answer(claim)])
+    before = await making.live(db, claim.job_id)
+    await making.pass_deadline(db, claim.job_id)
+    await due.expire(db)
+    row = await making.live(db, claim.job_id)
+    assert before is not None
+    assert row is not None
+    assert row["duty"] == before["duty"] != "close"
 
 
 @pytest.mark.parametrize("answer", [making.accepted, making.refused, making.ambiguous])
@@ -88,9 +124,12 @@ async def test_each_due_job_is_taken_once_by_many_watchers(db: Database, tenant:
 async def test_a_job_that_was_taken_is_due_again_later(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant)
     [first] = await take(db, claim.job_id)
+    row = await db.fetchrow("SELECT due_at - now() AS wait FROM live_jobs")
+    assert row is not None
+    assert 25 < row["wait"].total_seconds() <= 30
     assert await due.take_due(db, 100, 30.0) == []
     [second] = await take(db, claim.job_id)
-    assert (first.checks, second.checks) == (1, 2)
+    assert first.job_id == second.job_id == claim.job_id
 
 
 async def test_a_look_comes_no_later_than_the_deadline(db: Database, tenant: UUID) -> None:
@@ -111,6 +150,34 @@ async def test_doubt_and_a_new_submission_leave_their_traces(db: Database, tenan
     [again] = await making.claim_all(db)
     assert again.attempt == 2
     assert await making.events(db, claim.job_id) == ["registered", "ambiguous", "abandoned"]
+
+
+async def test_each_new_submission_is_counted_and_no_late_news_uncounts_it(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    first = claim
+    for number in range(3):
+        [job] = await take(db, claim.job_id)
+        assert job.resubmissions == number
+        claim = await making.resubmitted(db, claim)
+    await store.record_answers(db, [making.accepted(first, "late")])
+    await store.record_answers(db, [making.ambiguous(claim, delay=0.0)])
+    [job] = await take(db, claim.job_id)
+    assert job.resubmissions == 3
+    rows = await making.attempts(db, claim.job_id)
+    assert [row["resubmitted_at"] is not None for row in rows] == [True, True, True, False]
+    assert await making.settle(db, first, evidence=making.heard(request_id="late"))
+    rows = await making.attempts(db, claim.job_id)
+    assert [row["resubmitted_at"] is not None for row in rows] == [True, True, True, False]
+
+
+async def test_neither_a_refusal_nor_a_doubt_counts_as_a_new_submission(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.refused(claim)])
+    [again] = await making.claim_all(db)
+    [job] = await take(db, claim.job_id)
+    assert await due.doubt(db, job, 0.0)
+    [job] = await take(db, claim.job_id)
+    assert (job.resubmissions, job.attempt, again.attempt) == (0, 2, 2)
 
 
 async def test_a_watcher_that_comes_too_late_moves_nothing(db: Database, tenant: UUID) -> None:
@@ -164,6 +231,55 @@ async def test_one_look_sees_all_that_is_owed(db: Database, tenant: UUID) -> Non
     await making.make_due(db, claim.job_id)
     await making.queued(db, tenant)
     assert dict(await due.anything_due(db)) == {"submit": True, "watch": True, "copy": False}
+
+
+@pytest.mark.parametrize("why", ["deadline", "cancel", "stop"])
+async def test_one_look_sees_what_is_to_be_closed_and_stopped(db: Database, tenant: UUID, why: str) -> None:
+    if why == "stop":
+        claim = await making.submitted(db, tenant)
+        assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    elif why == "cancel":
+        await store.request_cancel(db, await making.queued(db, tenant))
+    else:
+        claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
+        await store.record_answers(db, [making.refused(claim, delay=600.0)])
+        await db.execute("UPDATE live_jobs SET deadline_at = now() - interval '1 ms', due_at = now() + interval '1 h'")
+    assert dict(await due.anything_due(db)) == {"submit": False, "watch": True, "copy": False}
+
+
+# Attempts that the provider still has
+
+
+async def test_an_attempt_to_stop_comes_with_its_address_until_it_is_answered(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.accepted(claim, "r-1", cancel_url="c")])
+    await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    [attempt] = await due.to_stop(db, 10)
+    assert attempt == due.ToStop(claim.job_id, 1, making.MODEL, "r-1", "c")
+    await due.record_stop(db, attempt, answered=False)
+    assert await due.to_stop(db, 10) == [attempt]
+    await due.record_stop(db, attempt, answered=True)
+    assert await due.to_stop(db, 10) == []
+    assert await making.states(db, claim.job_id) == ["superseded"]
+
+
+async def test_a_provider_that_never_answers_is_not_asked_for_ever(db: Database, tenant: UUID) -> None:
+    claim = await making.submitted(db, tenant)
+    await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    [attempt] = await due.to_stop(db, 10)
+    await making.make_older(db, claim.job_id, 3_590)
+    await due.record_stop(db, attempt, answered=False)
+    assert await due.to_stop(db, 10) == [attempt]
+    await making.make_older(db, claim.job_id, 20)
+    await due.record_stop(db, attempt, answered=False)
+    assert await due.to_stop(db, 10) == []
+
+
+async def test_no_more_are_to_be_stopped_than_there_is_room_for(db: Database, tenant: UUID) -> None:
+    for _ in range(5):
+        claim = await making.submitted(db, tenant)
+        await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    assert [len(await due.to_stop(db, limit)) for limit in (0, 3, 10)] == [0, 3, 5]
 
 
 async def test_tidying_forgets_only_what_is_over(db: Database, tenant: UUID) -> None:

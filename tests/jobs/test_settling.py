@@ -1,8 +1,9 @@
 """A job ends once: by the first valid news of any of its attempts, whoever else has news at the time."""
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 from uuid import UUID
 
@@ -10,11 +11,14 @@ import asyncpg
 import pytest
 
 from service.catalog.base import Lifted, LiftedFile
-from service.db import Database
+from service.context import Context
+from service.db import Database, one_connection
 from service.jobs import due, operations, store
-from service.jobs.facts import Ending
+from service.jobs.facts import Answer, Ending
 from service.jobs.lifecycle import Event
+from service.queue import TaskName
 from tests import making
+from tests.servers import Addresses
 
 
 async def test_news_of_the_end_moves_the_job_from_one_table_to_the_other(db: Database, tenant: UUID) -> None:
@@ -108,7 +112,117 @@ async def test_the_first_valid_result_wins_though_its_attempt_was_given_up(db: D
     assert row is not None
     assert row["attempt"] == 1
     assert await making.file_report(db, second, making.completed(making.DOG)) == "late"
-    assert [each["state"] for each in await making.attempts(db, claim.job_id)] == ["completed", "submitting"]
+    assert await making.states(db, claim.job_id) == ["completed", "superseded"]
+
+
+async def test_an_end_supersedes_every_other_attempt_that_is_open(db: Database, tenant: UUID) -> None:
+    refused = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.refused(refused)])
+    [unnamed] = await making.claim_all(db)
+    named = await making.resubmitted(db, unnamed)
+    last = await making.resubmitted(db, named)
+    await store.record_answers(db, [making.accepted(named, "r-3")])
+    await store.record_answers(db, [making.accepted(last, "r-4")])
+    row = await store.settle(db, last.job_id, 4, making.completed(), making.heard(), "webhook", Lifted())
+    assert row is not None
+    assert row["to_stop"] is True
+    assert await making.states(db, last.job_id) == ["refused…", "superseded", "superseded…", "completed"]
+    assert [(each.attempt, each.provider_request_id) for each in await due.to_stop(db, 10)] == [(3, "r-3")]
+
+
+async def test_an_end_without_a_named_rival_leaves_nothing_to_stop(db: Database, tenant: UUID) -> None:
+    alone = await making.submitted(db, tenant)
+    row = await store.settle(db, alone.job_id, 1, making.completed(), making.heard(), "webhook", Lifted())
+    assert row is not None
+    assert row["to_stop"] is False
+    second = await making.resubmitted(db, await making.claimed(db, tenant))
+    row = await store.settle(db, second.job_id, 2, making.completed(), making.heard(), "webhook", Lifted())
+    assert row is not None
+    assert row["to_stop"] is False
+    assert await due.to_stop(db, 10) == []
+
+
+async def test_an_end_with_a_named_rival_wakes_the_watch(
+    context: Context, tenant: UUID, nudges: list[TaskName]
+) -> None:
+    first = await making.claimed(context.db, tenant)
+    second = await making.resubmitted(context.db, first)
+    await store.record_answers(context.db, [making.accepted(second, "r-2")])
+    verdict = await operations.end(
+        context, first.job_id, 1, first.model, making.completed(), making.heard(request_id="r-1")
+    )
+    context.nudger.close()
+    assert verdict == "applied"
+    assert nudges == [TaskName.WATCH]
+
+
+async def test_a_refused_attempt_that_a_webhook_names_after_all_gives_the_result(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.refused(claim, delay=60.0)])
+    assert await making.settle(db, claim, evidence=making.heard(request_id="r-1"))
+    assert await making.states(db, claim.job_id) == ["completed"]
+
+
+@contextlib.asynccontextmanager
+async def answer_being_written(addresses: Addresses, db: Database, answer: Answer) -> AsyncIterator[None]:
+    """Inside, the answer is written and not committed; at the end it is."""
+    async with one_connection(addresses.database) as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await store.record_answers(Database(connection), [answer])  # type: ignore[arg-type]  # It has the same methods.
+        yield
+        await transaction.commit()
+
+
+async def is_waiting_for_a_lock(db: Database) -> bool:
+    row = await db.fetchrow("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'owner'")
+    assert row is not None
+    return row["count"] == 1
+
+
+@pytest.mark.parametrize(("heard", "ends"), [("A", True), ("B", False)])
+async def test_an_answer_that_is_being_written_decides_whose_webhook_counts(
+    addresses: Addresses, db: Database, tenant: UUID, heard: str, ends: bool
+) -> None:
+    claim = await making.claimed(db, tenant)
+    async with answer_being_written(addresses, db, making.accepted(claim, "A")):
+        settling = asyncio.create_task(making.settle(db, claim, evidence=making.heard(request_id=heard)))
+        async with asyncio.timeout(10):
+            while not await is_waiting_for_a_lock(db):
+                await asyncio.sleep(0.005)
+    assert await settling is ends
+    assert await making.status(db, claim.job_id) == ("completed" if ends else "submitted")
+    [attempt] = await making.attempts(db, claim.job_id)
+    assert attempt["provider_request_id"] == "A"
+    if not ends:
+        assert await making.file_report(db, claim, making.completed(), "B") == "foreign"
+
+
+async def test_the_newest_gateway_id_is_kept(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.accepted(claim, "r-1", gateway_request_id="g-1")])
+    await making.settle(db, claim, evidence=making.heard(request_id="r-1", gateway_request_id="g-2"))
+    [attempt] = await making.attempts(db, claim.job_id)
+    assert attempt["gateway_request_id"] == "g-2"
+
+
+@pytest.mark.parametrize("says", [None, "r-1"])
+async def test_a_webhook_that_names_no_new_gateway_id_leaves_the_old_one(
+    db: Database, tenant: UUID, says: str | None
+) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.accepted(claim, "r-1", gateway_request_id="g-1")])
+    await making.settle(db, claim, evidence=making.heard(request_id="r-1", gateway_request_id=says))
+    [attempt] = await making.attempts(db, claim.job_id)
+    assert attempt["gateway_request_id"] == "g-1"
+
+
+async def test_the_gateway_id_of_an_answer_that_was_overtaken_is_the_older_one(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await making.settle(db, claim, evidence=making.heard(request_id="r-1", gateway_request_id="g-2"))
+    await store.record_answers(db, [making.accepted(claim, "r-1", gateway_request_id="g-1")])
+    [attempt] = await making.attempts(db, claim.job_id)
+    assert attempt["gateway_request_id"] == "g-2"
 
 
 async def test_news_under_a_foreign_request_id_ends_nothing(db: Database, tenant: UUID) -> None:

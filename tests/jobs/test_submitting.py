@@ -1,7 +1,10 @@
 """One worker's submissions, to a provider that says everything a provider can say."""
 
 import asyncio
+import gzip
+import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -10,13 +13,15 @@ import httpx
 import pytest
 
 from service.context import Context
-from service.db import Row
+from service.db import Database, Row
 from service.jobs import operations, store, submitting
+from service.jobs.facts import Answer
 from service.jobs.submitting import Submitter, backoff
-from service.providers.fal import FalQueue
+from service.jobs.watching import watch
+from service.providers.fal import LARGEST_ANSWER, FalQueue
 from service.queue import TaskName
 from tests import making
-from tests.provider import Call, Provider, Reply, page, reply, says
+from tests.provider import Call, Provider, Reply, dripping, page, reply, says
 from tests.webhooks.posting import Poster
 
 
@@ -72,10 +77,8 @@ REFUSALS = [
     reply({"detail": "No money"}, 403),
     reply({"detail": "Timed out"}, 408),
     Reply(302, b"", {"location": "http://127.0.0.1:1/"}),
-    page(200),
     page(404),
-    page(500),
-    page(502),
+    page(413),
     page(503),
 ]
 
@@ -96,7 +99,13 @@ async def test_a_refused_job_is_offered_again(
 
 
 DOUBTS = [
+    page(200),
+    page(500),
+    page(502),
     page(504),
+    Reply(201, b""),
+    Reply(204, b""),
+    Reply(200, b'{"request_id": "r-1", "a": "' + b"x" * (LARGEST_ANSWER + 1) + b'"}'),
     reply({"detail": "Oops"}, 500),
     reply({"detail": "Bad gateway"}, 502),
     reply({"detail": "Gateway timeout"}, 504),
@@ -116,6 +125,43 @@ async def test_a_lost_answer_leaves_the_job_in_doubt(
     status, live, attempt = await submit_one(context, tenant)
     assert live is not None
     assert (status, live["duty"], attempt["state"], len(provider.submissions)) == ("queued", "settle", "ambiguous", 1)
+
+
+@pytest.mark.parametrize("answer", [page(200), page(502)], ids=["200", "502"])
+async def test_a_page_instead_of_an_answer_is_made_up_for_by_the_webhook(
+    context: Context, tenant: UUID, provider: Provider, poster: Poster, answer: Reply
+) -> None:
+    """A proxy lost the queue's answer; the queue had taken the job."""
+    provider.submit = says(answer)
+    job_id = await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    [call] = provider.submissions
+    assert await poster.post(call.webhook_url, "r-1", making.CAT) == {"verdict": "applied"}
+    await Submitter(context).drain()
+    assert (await making.status(context.db, job_id), len(provider.submissions)) == ("completed", 1)
+
+
+async def test_a_lost_answer_is_waited_for_as_long_as_it_is_set(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    provider.submit = says(None)
+    await submit_one(context, tenant)
+    row = await context.db.fetchrow("SELECT extract(epoch FROM due_at - now())::float8 AS wait FROM live_jobs")
+    assert row is not None
+    assert context.settings.ambiguous_seconds - 5 < row["wait"] <= context.settings.ambiguous_seconds
+
+
+async def test_an_answer_that_drips_is_cut_at_the_limit(
+    context: Context, tenant: UUID, provider: Provider, http: httpx.AsyncClient
+) -> None:
+    """Each byte comes in time, and all of them never."""
+    provider.submit = dripping
+    hasty = replace(context, fal=FalQueue(http, provider.url, "k:s", timeout=0.3))
+    async with asyncio.timeout(5):
+        status, live, attempt = await submit_one(hasty, tenant)
+    assert live is not None
+    assert (status, live["duty"], attempt["state"]) == ("queued", "settle", "ambiguous")
+    assert "TimeoutError" in attempt["error"]
 
 
 async def test_an_answer_that_does_not_come_in_time_is_lost(
@@ -166,24 +212,109 @@ async def test_retry_after_is_kept_and_the_worker_is_nudged_then(
     assert nudges == []
 
 
+async def refused_before(context: Context, tenant: UUID, seconds: float, **changes: Any) -> UUID:
+    """A job that is to be offered again now, first offered so long ago."""
+    claim = await making.claimed(context.db, tenant, **changes)
+    await store.record_answers(context.db, [making.refused(claim)])
+    await making.make_older(context.db, claim.job_id, seconds)
+    return claim.job_id
+
+
 async def test_a_job_that_was_refused_long_enough_is_given_up(
     context: Context, tenant: UUID, provider: Provider
 ) -> None:
     provider.submit = says(reply({"detail": "Full"}, 503))
-    job_id = await making.queued(context.db, tenant)
-    await making.make_older(context.db, job_id, context.settings.submit_retry_seconds + 1)
+    job_id = await refused_before(context, tenant, context.settings.submit_retry_seconds + 1)
     await Submitter(context).drain()
     row = await making.outcome(context.db, job_id)
     assert row is not None
     assert (row["status"], row["error_type"], row["http_status"]) == ("failed", "submission_refused", 503)
     assert "Full" in row["error"]
+    body = json.loads(row["body"])
+    assert body == {"detail": row["error"], "error_type": "submission_refused", "message": row["error"]}
+    assert await making.states(context.db, job_id) == ["refused…", "refused…"]
+    assert len(provider.submissions) == 1
+
+
+async def test_a_job_is_not_given_up_within_its_window(context: Context, tenant: UUID, provider: Provider) -> None:
+    provider.submit = says(reply({"detail": "Full"}, 503))
+    job_id = await refused_before(context, tenant, context.settings.submit_retry_seconds - 30)
+    await Submitter(context).drain()
+    assert await making.status(context.db, job_id) == "queued"
+
+
+async def test_the_window_begins_with_the_first_attempt_and_not_with_the_job(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    """A job that stood behind a long backlog was not refused by anybody yet."""
+    provider.submit = says(reply({"detail": "Full"}, 503))
+    job_id = await making.queued(context.db, tenant)
+    await making.make_older(context.db, job_id, 10 * context.settings.submit_retry_seconds)
+    await Submitter(context).drain()
+    assert await making.status(context.db, job_id) == "queued"
+    [first] = await making.attempts(context.db, job_id)
+    assert first["state"] == "refused"
 
 
 async def test_an_old_job_is_offered_before_it_is_given_up(context: Context, tenant: UUID) -> None:
-    job_id = await making.queued(context.db, tenant)
-    await making.make_older(context.db, job_id, context.settings.submit_retry_seconds + 1)
+    job_id = await refused_before(context, tenant, context.settings.submit_retry_seconds + 1)
     await Submitter(context).drain()
     assert await making.status(context.db, job_id) == "submitted"
+
+
+async def wait_of(context: Context, job_id: UUID) -> float:
+    row = await context.db.fetchrow(
+        "SELECT extract(epoch FROM due_at - answered_at)::float8 AS wait FROM live_jobs JOIN attempts USING (job_id)"
+        " WHERE job_id = $1 AND number = live_jobs.attempt",
+        job_id,
+    )
+    assert row is not None
+    return float(row["wait"])
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "soon", "Mon, 01 Jan 2001 00:00:00 GMT"])
+async def test_no_retry_after_makes_a_job_come_back_before_its_backoff(
+    context: Context, tenant: UUID, provider: Provider, asked: str
+) -> None:
+    provider.submit = says(reply({}, 429, retry_after=asked))
+    job_id = await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    assert 0.2 <= await wait_of(context, job_id) <= 0.5
+    assert len(provider.submissions) == 1
+
+
+async def test_a_retry_after_that_is_longer_than_the_backoff_is_kept(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    provider.submit = says(reply({}, 503, retry_after="40"))
+    job_id = await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    assert 39 <= await wait_of(context, job_id) <= 40.1
+
+
+async def test_no_retry_after_is_longer_than_what_is_left_of_the_window(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    """Else a job would wait for a try that it is not to have."""
+    provider.submit = says(reply({}, 429, retry_after="86400"))
+    fresh = await making.queued(context.db, tenant)
+    window = context.settings.submit_retry_seconds
+    old = await refused_before(context, tenant, window - 100)
+    await Submitter(context).drain()
+    assert window - 5 <= await wait_of(context, fresh) <= window + 0.1
+    assert 90 <= await wait_of(context, old) <= 100.1
+
+
+async def test_at_the_end_of_the_window_a_job_is_tried_once_more(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    provider.submit = says(reply({}, 429, retry_after="86400"))
+    job_id = await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    await making.make_older(context.db, job_id, context.settings.submit_retry_seconds)
+    await making.make_due(context.db, job_id)
+    await Submitter(context).drain()
+    assert (await making.status(context.db, job_id), len(provider.submissions)) == ("failed", 2)
 
 
 @pytest.mark.parametrize("late", ["accepted", "lost"])
@@ -218,15 +349,23 @@ async def test_a_cancel_during_the_submission_reaches_the_provider(
 
 
 async def test_a_cancel_during_a_refused_submission_ends_the_job(
-    context: Context, tenant: UUID, provider: Provider
+    context: Context, tenant: UUID, provider: Provider, nudges: list[TaskName]
 ) -> None:
     async def answer(call: Call) -> Reply:
         await operations.cancel(context, UUID(call.webhook_url.split("/")[5]))
         return page(503)
 
     provider.submit = answer
-    status, _, _ = await submit_one(context, tenant)
-    assert (status, len(provider.submissions)) == ("cancelled", 1)
+    status, live, attempt = await submit_one(context, tenant)
+    assert live is not None
+    assert (status, live["duty"], live["is_due"], attempt["state"]) == ("queued", "close", True, "refused")
+    await Submitter(context).drain()
+    context.nudger.close()
+    assert TaskName.WATCH in nudges
+    await watch(context)
+    assert await making.status(context.db, live["job_id"]) == "cancelled"
+    assert await making.states(context.db, live["job_id"]) == ["refused…"]
+    assert [call.method for call in provider.calls] == ["POST"]
 
 
 async def test_no_more_submissions_are_on_their_way_than_there_are_slots(
@@ -265,13 +404,67 @@ async def test_jobs_that_come_while_all_slots_are_taken_are_submitted_too(
         if first:
             first = False
             await making.queued(context.db, tenant)
-            await submitter.drain()  # A nudge that finds no free slot returns at once.
+            submitter.pump.wake()  # A nudge that finds no free slot returns at once.
         return await provider.accept(call)
 
     provider.submit = answer
     await making.queued(context.db, tenant)
     await submitter.drain()
     assert len(provider.submissions) == 2
+
+
+async def test_a_submission_that_hangs_holds_no_other_up(context: Context, tenant: UUID, provider: Provider) -> None:
+    let_go = asyncio.Event()
+    hanging = await making.queued(context.db, tenant)
+
+    async def answer(call: Call) -> Reply:
+        if str(hanging) in call.webhook_url:
+            await let_go.wait()
+        return await provider.accept(call)
+
+    provider.submit = answer
+    others = [await making.queued(context.db, tenant) for _ in range(3 * submitting.SLOTS)]
+    draining = asyncio.create_task(Submitter(context).drain())
+    async with asyncio.timeout(30):
+        while len(provider.submissions) < len(others) + 1 or len(await by_status(context, "submitted")) < len(others):
+            await asyncio.sleep(0.01)
+    assert await by_status(context, "queued") == {hanging}
+    let_go.set()
+    await draining
+    assert await by_status(context, "queued") == set()
+
+
+async def by_status(context: Context, status: str) -> set[UUID]:
+    rows = await context.db.fetch("SELECT job_id FROM live_jobs WHERE status = $1", status)
+    return {row["job_id"] for row in rows}
+
+
+async def test_one_answer_that_cannot_be_kept_costs_no_other_job_its_own(
+    context: Context, tenant: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [await making.queued(context.db, tenant) for _ in range(20)]
+    record = store.record_answers
+
+    async def fail_for_one(db: Database, answers: Sequence[Answer]) -> list[tuple[UUID, int]]:
+        if any(answer.job_id == jobs[7] for answer in answers):
+            raise ZeroDivisionError
+        return await record(db, answers)
+
+    monkeypatch.setattr(store, "record_answers", fail_for_one)
+    await Submitter(context).drain()
+    assert await by_status(context, "submitted") == set(jobs) - {jobs[7]}
+    assert len(provider.submissions) == 20
+
+
+async def test_a_compressed_answer_that_nobody_asked_for_is_understood(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    async def answer(call: Call) -> Reply:
+        body = gzip.compress((await provider.accept(call)).body)
+        return Reply(200, body, {"content-type": "application/json", "content-encoding": "gzip"})
+
+    provider.submit = answer
+    assert (await submit_one(context, tenant))[0] == "submitted"
 
 
 HOSTILE = [

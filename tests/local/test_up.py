@@ -67,7 +67,7 @@ def test_keys_are_made_listed_and_revoked_beside_the_running_service(service: Ru
     key_id = made.partition(":")[0]
     listed = httpx.get(f"{service.url}/v1/jobs", headers={"authorization": f"Key {made}"}, trust_env=False)
     assert listed.status_code == 200
-    assert f"{key_id}  shop  read" in roundtrip("keys", "list", *data).stdout
+    assert f"{key_id}   shop     read " in roundtrip("keys", "list", *data).stdout
     assert roundtrip("keys", "revoke", key_id, *data).returncode == 0
     assert "revoked" in roundtrip("keys", "list", *data).stdout
     again = roundtrip("keys", "revoke", key_id, *data)
@@ -78,7 +78,7 @@ def test_a_second_up_on_the_same_data_is_refused_in_one_line(service: Running) -
     second = roundtrip("up", "--port", "0", "--data", str(service.data))
     assert second.returncode == 2
     assert second.stderr == (
-        f"roundtrip: {service.data} is in use by process {os.getpid()}; stop it, or choose another --data\n"
+        f"roundtrip: {service.data} is in use by process {os.getpid()}; stop it, or choose another data directory (--data; with make: DATA=…)\n"
     )
 
 
@@ -104,7 +104,7 @@ def test_a_database_that_is_away_is_said_in_one_line(place: Path) -> None:
     away = f"postgresql://nobody@/nothing?host={place}"
     refused = roundtrip("up", "--port", "0", "--data", str(place / "data"), ROUNDTRIP_DATABASE_URL=away)
     assert refused.returncode == 1
-    assert refused.stderr.startswith("roundtrip: the database cannot be used: ")
+    assert refused.stderr.startswith("roundtrip: the database (ROUNDTRIP_DATABASE_URL) cannot be used: ")
     assert refused.stderr.count("\n") == 1
 
 

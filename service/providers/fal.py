@@ -114,6 +114,8 @@ def failure(status: int, body: bytes, error: str | None = None, error_type: str 
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):
         first = detail[0]
         words = str(first.get("msg") or "The model refused the input.")
+        if isinstance(first.get("loc"), list) and first["loc"]:
+            words = f"{'.'.join(str(part) for part in first['loc'])}: {words}"
         error_type = error_type or (str(first["type"]) if "type" in first else None)
     else:
         words = detail if isinstance(detail, str) else (error or "The model failed.")

@@ -33,7 +33,7 @@ demo: setup
 	@.venv/bin/python -m scripts.demo --host '$(HOST)' --port '$(PORT)' --data '$(DATA)' $(if $(filter-out 0,$(ONCE)),--once)
 
 test: setup
-	@.venv/bin/python -m pytest $(ARGS)
+	@.venv/bin/python -m pytest -n 2 $(ARGS)
 
 bench: setup
 	@.venv/bin/python -m bench $(ARGS)

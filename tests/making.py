@@ -1,5 +1,7 @@
 """Jobs in the states that tests begin with, and the rows that they look at afterwards."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +18,14 @@ INPUT = '{"image_url": "https://example.com/a.png", "prompt": "What is this?"}'
 CAT = b'{"output": "A cat."}'
 DOG = b'{"output": "A dog."}'
 PROMPT = {"image_url": "https://example.com/a.png", "prompt": "What is this?"}
+
+
+async def until(holds: Callable[[], Awaitable[object]], within: float = 30) -> None:
+    async with asyncio.timeout(within):
+        while True:
+            if await holds():
+                return
+            await asyncio.sleep(0.005)
 
 
 async def make_tenant(db: Database, name: str) -> UUID:

@@ -58,7 +58,9 @@ async def bench() -> AsyncIterator[Bench]:
 
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
-        while not holds():
+        while True:
+            if holds():
+                return
             await asyncio.sleep(0)
 
 

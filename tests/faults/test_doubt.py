@@ -15,7 +15,6 @@ from tests.stand_in.outputs import LLAVA
 from tests.stand_in.script import Webhook
 
 JOBS = 40
-DOUBTFUL = ("ambiguous", "abandoned")
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -56,14 +55,11 @@ def killed_in_the_middle(
     return {tag: client.ended(request_id, within=90) for tag, request_id in zip(tags, ids, strict=True)}
 
 
-def doubtful(client: Driver, job: Json) -> int:
-    return sum(attempt["state"] in DOUBTFUL for attempt in client.attempts(job["request_id"]))
-
-
 def test_webhooks_make_up_for_every_answer_that_was_lost(fal: StandIn, service: Service, client: Driver) -> None:
     jobs = killed_in_the_middle(fal, service, client, webhooks=None)
     assert {job["status"] for job in jobs.values()} == {"completed"}
     assert {tag: len(fal.submits_of(tag)) for tag in jobs} == dict.fromkeys(jobs, 1)
+    assert {job["resubmissions"] for job in jobs.values()} == {0}
     assert {tag: job["provider_request_id"] for tag, job in jobs.items()} == {
         tag: fal.run(tag).request_id for tag in jobs
     }
@@ -75,5 +71,7 @@ def test_without_webhooks_each_is_submitted_once_more_and_counted(
     jobs = killed_in_the_middle(fal, service, client, webhooks=())
     assert {job["status"] for job in jobs.values()} == {"completed"}
     again = {tag: len(fal.submits_of(tag)) - 1 for tag in jobs}
-    assert again == {tag: doubtful(client, job) for tag, job in jobs.items()}
+    assert again == {tag: job["resubmissions"] for tag, job in jobs.items()}
     assert sum(again.values()) == JOBS
+    for job in jobs.values():
+        assert [attempt["state"] for attempt in client.attempts(job["request_id"])] == ["superseded", "completed"]

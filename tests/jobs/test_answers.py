@@ -167,9 +167,7 @@ async def ended_without(db: Database, claim: making.Claim, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["closed", "settled by another"])
-async def test_an_acceptance_after_the_end_makes_its_attempt_owed_a_stop(
-    db: Database, tenant: UUID, how: str
-) -> None:
+async def test_an_acceptance_after_the_end_makes_its_attempt_owed_a_stop(db: Database, tenant: UUID, how: str) -> None:
     claim = await making.claimed(db, tenant)
     await ended_without(db, claim, how)
     assert (await making.states(db, claim.job_id))[0] == "superseded"

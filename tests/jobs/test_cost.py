@@ -60,9 +60,7 @@ async def test_a_job_alone_costs_four_statements_and_one_message(
     assert (db.statements, nudges) == (4, [TaskName.SUBMIT])
 
 
-async def test_many_jobs_share_their_claims_and_their_answers(
-    counted: tuple[Context, Counting], tenant: UUID
-) -> None:
+async def test_many_jobs_share_their_claims_and_their_answers(counted: tuple[Context, Counting], tenant: UUID) -> None:
     context, db = counted
     jobs = [making.new_job(tenant) for _ in range(2 * SLOTS)]
     for job in jobs:

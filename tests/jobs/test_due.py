@@ -196,6 +196,18 @@ async def test_two_watchers_submit_a_job_again_once(db: Database, tenant: UUID) 
     assert sum(await asyncio.gather(*(due.submit_again(db, job) for _ in range(5)))) == 1
 
 
+async def test_a_doubt_whose_cancel_comes_at_the_last_moment_is_not_submitted_again(db: Database, tenant: UUID) -> None:
+    claim = await making.claimed(db, tenant)
+    await store.record_answers(db, [making.ambiguous(claim)])
+    [job] = await take(db, claim.job_id)
+    await store.request_cancel(db, claim.job_id)
+    await due.submit_again(db, job)
+    assert await making.claim_all(db) == []
+    row = await making.live(db, claim.job_id)
+    assert row is not None
+    assert row["duty"] != "submit"
+
+
 async def test_a_start_is_told_once_and_a_position_always(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant)
     [job] = await take(db, claim.job_id)

@@ -23,7 +23,8 @@ from service.context import Context, open_context
 from service.db import Row
 from service.jobs import due, operations, store
 from service.jobs.facts import Answer, Claim, Due
-from service.jobs.lifecycle import ENDED, Duty, Event
+from service.jobs.lifecycle import ENDED, Duty
+from service.jobs.watching import TOO_LATE
 from service.queue import Nudger
 from service.settings import Settings
 from tests import making
@@ -77,6 +78,8 @@ class JobLife(RuleBasedStateMachine):
         self.looks: list[Due] = []
         self.ranks: dict[UUID, int] = {}
         self.outcomes: dict[UUID, Row] = {}
+        self.resubmissions: dict[UUID, int] = {}
+        self.stopped: set[tuple[UUID, int]] = set()
 
     @initialize()
     def register(self) -> None:
@@ -135,7 +138,10 @@ class JobLife(RuleBasedStateMachine):
             case Duty.ANSWER:
                 self.run(due.doubt(self.db, job, 0.0))
             case Duty.SETTLE:
-                self.run(due.submit_again(self.db, job))
+                if not job.cancel_requested:
+                    self.run(due.submit_again(self.db, job))
+            case Duty.CLOSE:
+                self.run(store.close(self.db, job.job_id, operations.CANCELLED if job.cancel_requested else TOO_LATE))
             case _:
                 self.run(due.record_progress(self.db, job, running=running, queue_position=None))
 
@@ -147,10 +153,21 @@ class JobLife(RuleBasedStateMachine):
     @rule(which=st.integers(0, JOBS - 1))
     def let_the_deadline_pass(self, which: int) -> None:
         self.run(making.pass_deadline(self.db, self.jobs[which]))
+        self.run(due.expire(self.db))
+
+    @rule(stopped=st.booleans())
+    def end_what_is_past_its_deadline(self, stopped: bool) -> None:
         for job in self.run(due.take_due(self.db, 10, 0.0)):
             if job.past_deadline:
-                over = operations.ending(Event.FAILED, 504, "deadline_exceeded", "Too late.")
-                self.run(store.close(self.db, job.job_id, over, even_if_submitted=True))
+                self.run(store.close(self.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped))
+
+    @rule(answered=st.booleans())
+    def stop(self, answered: bool) -> None:
+        for attempt in self.run(due.to_stop(self.db, 10)):
+            assert self.run(making.live(self.db, attempt.job_id)) is None
+            self.run(due.record_stop(self.db, attempt, answered=answered))
+            if answered:
+                self.stopped.add((attempt.job_id, attempt.attempt))
 
     @invariant()
     def each_job_is_live_or_has_its_one_outcome(self) -> None:
@@ -162,6 +179,28 @@ class JobLife(RuleBasedStateMachine):
             self.ranks[job_id] = RANK[status]
             if outcome is not None:
                 assert self.outcomes.setdefault(job_id, outcome) == outcome
+
+    @invariant()
+    def an_end_leaves_no_attempt_open_but_those_to_be_stopped(self) -> None:
+        to_stop = {(each.job_id, each.attempt) for each in self.run(due.to_stop(self.db, 1_000))}
+        for job_id in getattr(self, "jobs", ()):
+            attempts, outcome = self.run(making.attempts(self.db, job_id)), self.run(making.outcome(self.db, job_id))
+            count = sum(attempt["resubmitted_at"] is not None for attempt in attempts)
+            assert count >= self.resubmissions.get(job_id, 0)
+            self.resubmissions[job_id] = count
+            for attempt in attempts:
+                name, state = (job_id, attempt["number"]), attempt["state"]
+                owed = state == "superseded" and attempt["provider_request_id"] is not None
+                assert (name in to_stop) == (owed and name not in self.stopped)
+                if outcome is None:
+                    assert state != "superseded"
+                    assert state not in ENDED
+                elif state in ENDED:
+                    assert (state, attempt["number"]) == (outcome["status"], outcome["attempt"])
+                else:
+                    assert state in {"superseded", "refused"}
+            if outcome is not None and outcome["source"] != "roundtrip":
+                assert attempts[outcome["attempt"] - 1]["state"] == outcome["status"]
 
     @invariant()
     def the_history_tells_the_same(self) -> None:

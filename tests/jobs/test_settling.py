@@ -187,9 +187,7 @@ async def test_an_answer_that_is_being_written_decides_whose_webhook_counts(
     claim = await making.claimed(db, tenant)
     async with answer_being_written(addresses, db, making.accepted(claim, "A")):
         settling = asyncio.create_task(making.settle(db, claim, evidence=making.heard(request_id=heard)))
-        async with asyncio.timeout(10):
-            while not await is_waiting_for_a_lock(db):
-                await asyncio.sleep(0.005)
+        await making.until(lambda: is_waiting_for_a_lock(db))
     assert await settling is ends
     assert await making.status(db, claim.job_id) == ("completed" if ends else "submitted")
     [attempt] = await making.attempts(db, claim.job_id)

@@ -20,6 +20,7 @@ from service.jobs.submitting import Submitter, backoff
 from service.jobs.watching import watch
 from service.providers.fal import LARGEST_ANSWER, FalQueue
 from service.queue import TaskName
+from service.settings import Settings
 from tests import making
 from tests.provider import Call, Provider, Reply, dripping, page, reply, says
 from tests.webhooks.posting import Poster
@@ -151,6 +152,10 @@ async def test_a_lost_answer_is_waited_for_as_long_as_it_is_set(
     assert context.settings.ambiguous_seconds - 5 < row["wait"] <= context.settings.ambiguous_seconds
 
 
+def test_a_lost_answer_is_waited_for_a_minute_unless_it_is_set() -> None:
+    assert Settings.model_fields["ambiguous_seconds"].default == 60
+
+
 async def test_an_answer_that_drips_is_cut_at_the_limit(
     context: Context, tenant: UUID, provider: Provider, http: httpx.AsyncClient
 ) -> None:
@@ -195,7 +200,7 @@ async def test_the_models_own_no_is_the_jobs_end(
     await Submitter(context).drain()
     row = await making.outcome(context.db, job_id)
     assert row is not None
-    assert (row["status"], row["http_status"], row["error"]) == ("failed", status, "field required")
+    assert (row["status"], row["http_status"], row["error"]) == ("failed", status, "body.prompt: field required")
     assert row["body"] == reply({"detail": detail}).body
     assert [each["source"] for each in await making.reports(context.db, job_id)] == ["result"]
 
@@ -297,9 +302,9 @@ async def test_no_retry_after_is_longer_than_what_is_left_of_the_window(
 ) -> None:
     """Else a job would wait for a try that it is not to have."""
     provider.submit = says(reply({}, 429, retry_after="86400"))
-    fresh = await making.queued(context.db, tenant)
     window = context.settings.submit_retry_seconds
     old = await refused_before(context, tenant, window - 100)
+    fresh = await making.queued(context.db, tenant)
     await Submitter(context).drain()
     assert window - 5 <= await wait_of(context, fresh) <= window + 0.1
     assert 90 <= await wait_of(context, old) <= 100.1
@@ -368,6 +373,20 @@ async def test_a_cancel_during_a_refused_submission_ends_the_job(
     assert [call.method for call in provider.calls] == ["POST"]
 
 
+async def test_a_cancel_during_the_last_submission_of_the_window_is_a_cancel(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    async def answer(call: Call) -> Reply:
+        await operations.cancel(context, UUID(call.webhook_url.split("/")[5]))
+        return page(503)
+
+    provider.submit = answer
+    job_id = await refused_before(context, tenant, context.settings.submit_retry_seconds + 1)
+    await Submitter(context).drain()
+    await watch(context)
+    assert await making.status(context.db, job_id) == "cancelled"
+
+
 async def test_no_more_submissions_are_on_their_way_than_there_are_slots(
     context: Context, tenant: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -425,9 +444,11 @@ async def test_a_submission_that_hangs_holds_no_other_up(context: Context, tenan
     provider.submit = answer
     others = [await making.queued(context.db, tenant) for _ in range(3 * submitting.SLOTS)]
     draining = asyncio.create_task(Submitter(context).drain())
-    async with asyncio.timeout(30):
-        while len(provider.submissions) < len(others) + 1 or len(await by_status(context, "submitted")) < len(others):
-            await asyncio.sleep(0.01)
+
+    async def all_others_are_submitted() -> bool:
+        return await by_status(context, "submitted") == set(others)
+
+    await making.until(all_others_are_submitted)
     assert await by_status(context, "queued") == {hanging}
     let_go.set()
     await draining

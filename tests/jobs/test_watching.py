@@ -1,5 +1,7 @@
 """The backstop: what is asked of the provider when nothing was heard, and what its answers may do."""
 
+import asyncio
+import json
 from dataclasses import replace
 from uuid import UUID
 
@@ -10,11 +12,12 @@ from service.context import Context
 from service.jobs import due, store
 from service.jobs.facts import Claim
 from service.jobs.submitting import Submitter
-from service.jobs.watching import MOST_RESUBMISSIONS, watch
+from service.jobs.watching import MOST_RESUBMISSIONS, SLOTS, Watcher, watch
+from service.providers import fal
 from service.providers.fal import FalQueue
 from service.queue import TaskName
 from tests import making
-from tests.provider import Provider, Reply, page, reply, says
+from tests.provider import Call, Provider, Reply, dripping, page, reply, says
 from tests.webhooks.posting import Poster
 
 
@@ -76,6 +79,26 @@ async def test_a_job_is_submitted_again_three_times_and_then_given_up(
     row = await making.outcome(context.db, job_id)
     assert row is not None
     assert (row["status"], row["error_type"], len(provider.submissions)) == ("failed", "submission_unknown", 4)
+    body = json.loads(row["body"])
+    assert body == {"detail": row["error"], "error_type": "submission_unknown", "message": row["error"]}
+    rows = await making.attempts(context.db, job_id)
+    assert [attempt["resubmitted_at"] is not None for attempt in rows] == [True, True, True, False]
+    assert await making.states(context.db, job_id) == ["superseded"] * 4
+
+
+async def test_refusals_between_do_not_use_up_the_new_submissions(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    job_id = await making.queued(context.db, tenant)
+    for answer in (page(503), None, page(503), page(503), None, None, page(503)):
+        provider.submit = says(answer)
+        await making.make_due(context.db, job_id)
+        await Submitter(context).drain()
+        await look(context, job_id)
+    provider.submit = provider.accept
+    await making.make_due(context.db, job_id)
+    await Submitter(context).drain()
+    assert await making.status(context.db, job_id) == "submitted"
 
 
 async def test_a_cancelled_job_in_doubt_is_not_submitted_again(
@@ -87,6 +110,7 @@ async def test_a_cancelled_job_in_doubt_is_not_submitted_again(
     await store.request_cancel(context.db, job_id)
     assert await look(context, job_id) == "cancelled"
     assert len(provider.submissions) == 1
+    assert await making.states(context.db, job_id) == ["superseded"]
 
 
 # A webhook is late
@@ -128,7 +152,7 @@ async def test_a_polled_failure_ends_the_job_with_its_own_words(
     assert await look(context, claim.job_id) == "failed"
     row = await making.outcome(context.db, claim.job_id)
     assert row is not None
-    assert (row["http_status"], row["error"], row["error_type"]) == (status, "Bad", "bad")
+    assert (row["http_status"], row["error"], row["error_type"]) == (status, "body: Bad", "bad")
 
 
 async def test_a_polled_end_by_cancel_is_a_cancel(context: Context, tenant: UUID, provider: Provider) -> None:
@@ -165,7 +189,8 @@ async def test_no_status_that_proves_nothing_ends_a_job(
     [
         *(reply({"detail": "No"}, status) for status in (401, 403, 408, 429, 400, 502, 503, 504)),
         *(page(status) for status in (200, 500, 502)),
-        Reply(200, b'{"output": "A ca'),
+        Reply(500, b'{"detail": "A ca'),
+        Reply(422, b"No"),
         reply({}, 202),
         None,
     ],
@@ -178,6 +203,96 @@ async def test_no_result_that_proves_nothing_ends_a_job(
     provider.ended(Reply(200, making.CAT))
     provider.result = says(answer)
     assert await look(context, claim.job_id) == "submitted"
+
+
+@pytest.mark.parametrize("body", [b"A cat.", "Ωé\u2028".encode(), b"\xff\xfe", b'{"output": "A ca'])
+async def test_a_result_that_is_no_json_is_kept_as_a_json_string(
+    context: Context, tenant: UUID, provider: Provider, client: httpx.AsyncClient, body: bytes
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(Reply(200, body, {"content-type": "text/plain"}))
+    assert await look(context, claim.job_id) == "completed"
+    row = await making.outcome(context.db, claim.job_id)
+    [report] = await making.reports(context.db, claim.job_id)
+    assert row is not None
+    assert json.loads(row["body"]) == body.decode("utf-8", "replace")
+    assert (report["body"], report["verdict"]) == (body, "applied")
+    assert (await client.get(f"/v1/jobs/{claim.job_id}/result")).json() == body.decode("utf-8", "replace")
+    assert (await client.get(f"/v1/jobs/{claim.job_id}")).status_code == 200
+
+
+async def test_a_result_that_is_too_large_fails_the_job(
+    context: Context, tenant: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fal.LARGEST_RESULT == 64 * 2**20
+    monkeypatch.setattr(fal, "LARGEST_RESULT", 10_000)
+    fits = await with_provider(context, tenant, provider)
+    provider.ended(Reply(200, b'"' + b"x" * 9_998 + b'"'))
+    assert await look(context, fits.job_id) == "completed"
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(Reply(200, b'"' + b"x" * 9_999 + b'"'))
+    assert await look(context, claim.job_id) == "failed"
+    row = await making.outcome(context.db, claim.job_id)
+    assert row is not None
+    assert (row["http_status"], row["error_type"]) == (502, "result_too_large")
+    assert json.loads(row["body"]) == {
+        "detail": row["error"],
+        "error_type": "result_too_large",
+        "message": row["error"],
+    }
+    assert await making.states(context.db, claim.job_id) == ["failed"]
+
+
+async def test_a_status_that_is_too_large_proves_nothing(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(Reply(200, making.CAT))
+    provider.status = says(reply({"status": "COMPLETED", "logs": "x" * (fal.LARGEST_ANSWER + 1)}))
+    assert await look(context, claim.job_id) == "submitted"
+
+
+@pytest.mark.parametrize("where", ["status", "cancel", "result"])
+async def test_an_answer_that_drips_is_cut_at_the_limit(
+    context: Context,
+    tenant: UUID,
+    provider: Provider,
+    http: httpx.AsyncClient,
+    monkeypatch: pytest.MonkeyPatch,
+    where: str,
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.ended(Reply(200, making.CAT))
+    provider.status = says(reply({"status": "IN_PROGRESS"}, 202)) if where == "cancel" else provider.status
+    setattr(provider, where, dripping)
+    monkeypatch.setattr(fal, "RESULT_SECONDS", 0.3)
+    hasty = replace(context, fal=FalQueue(http, provider.url, "k:s", timeout=0.3))
+    await store.request_cancel(context.db, claim.job_id)
+    async with asyncio.timeout(5):
+        assert await look(hasty, claim.job_id) == ("in_progress" if where == "cancel" else "submitted")
+
+
+async def test_a_look_that_hangs_holds_no_other_up(context: Context, tenant: UUID, provider: Provider) -> None:
+    hanging = await with_provider(context, tenant, provider)
+    others = [await with_provider(context, tenant, provider) for _ in range(2 * SLOTS)]
+    let_go = asyncio.Event()
+    [attempt] = await making.attempts(context.db, hanging.job_id)
+
+    async def status(call: Call) -> Reply:
+        if attempt["provider_request_id"] in call.path:
+            await let_go.wait()
+        return reply({"status": "IN_PROGRESS"}, 202)
+
+    provider.status = status
+    await context.db.execute("UPDATE live_jobs SET due_at = now() - interval '1 ms'")
+    watching = asyncio.create_task(watch(context))
+
+    async def all_others_were_seen() -> bool:
+        return {await making.status(context.db, other.job_id) for other in others} == {"in_progress"}
+
+    await making.until(all_others_were_seen)
+    assert await making.status(context.db, hanging.job_id) == "submitted"
+    let_go.set()
+    await watching
+    assert await making.status(context.db, hanging.job_id) == "in_progress"
 
 
 @pytest.mark.parametrize("status", [404, 410])
@@ -244,6 +359,33 @@ async def test_a_cancel_ends_a_job_only_when_the_provider_took_it_out(
     assert await look(context, claim.job_id) == after
     [call] = provider.asked("/cancel")
     assert (call.method, call.headers["authorization"]) == ("PUT", "Key our-id:our-secret")
+    assert await making.states(context.db, claim.job_id) == ["cancelled" if after == "cancelled" else "submitted…"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (reply({"status": "OK"}), "removed"),
+        (reply({"success": True}), "removed"),
+        (Reply(200, b""), "removed"),
+        (reply({"success": False}), "asked"),
+        (reply({"status": "CANCELLATION_REQUESTED"}, 202), "asked"),
+        (reply({"status": "ALREADY_COMPLETED"}, 400), "over"),
+        (reply({"detail": "Not found"}, 404), "missing"),
+        (reply({"detail": "Gone"}, 410), "missing"),
+        (reply({"detail": "Oops"}, 500), None),
+        (page(502), None),
+        (reply({"detail": "Who are you?"}, 401), None),
+        (reply({"detail": "Slow down"}, 429), None),
+        (None, None),
+    ],
+    ids=lambda value: f"{value.status}-{value.body.decode()[:20]}" if isinstance(value, Reply) else str(value),
+)
+async def test_what_a_provider_says_to_a_cancel(
+    context: Context, provider: Provider, answer: Reply | None, said: str | None
+) -> None:
+    provider.cancel = says(answer)
+    assert await context.fal.cancel(making.MODEL, "r-1", None) == said
 
 
 async def test_a_job_that_completed_before_its_cancel_is_completed(
@@ -269,6 +411,173 @@ async def test_a_job_with_the_provider_is_cancelled_there_at_its_deadline(
     assert row is not None
     assert (row["status"], row["error_type"], row["http_status"]) == ("failed", "deadline_exceeded", 504)
     assert len(provider.asked("/cancel")) == 1
+    assert [call.method for call in provider.calls] == ["POST", "PUT"]
+
+
+async def too_late(context: Context, tenant: UUID, provider: Provider) -> Claim:
+    claim = await with_provider(context, tenant, provider, deadline_seconds=3600.0)
+    await making.pass_deadline(context.db, claim.job_id)
+    return claim
+
+
+async def test_a_result_that_is_there_at_the_deadline_is_taken(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claim = await too_late(context, tenant, provider)
+    provider.cancel = says(reply({"status": "ALREADY_COMPLETED"}, 400))
+    provider.ended(Reply(200, making.CAT))
+    await watch(context)
+    row = await making.outcome(context.db, claim.job_id)
+    assert row is not None
+    assert (row["status"], row["body"], row["source"]) == ("completed", making.CAT, "result")
+    assert await making.states(context.db, claim.job_id) == ["completed"]
+    assert [call.method for call in provider.calls] == ["POST", "PUT", "GET", "GET"]
+
+
+@pytest.mark.parametrize("result", [page(502), None, reply({"detail": "x"}, 429)], ids=["502", "cut", "429"])
+async def test_a_result_that_cannot_be_had_at_the_deadline_does_not_put_it_off(
+    context: Context, tenant: UUID, provider: Provider, result: Reply | None
+) -> None:
+    claim = await too_late(context, tenant, provider)
+    provider.cancel = says(reply({"status": "ALREADY_COMPLETED"}, 400))
+    provider.ended(Reply(200, making.CAT))
+    provider.result = says(result)
+    await watch(context)
+    row = await making.outcome(context.db, claim.job_id)
+    assert row is not None
+    assert (row["status"], row["error_type"]) == ("failed", "deadline_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (reply({"status": "OK"}), "failed"),
+        (reply({"status": "CANCELLATION_REQUESTED"}, 202), "superseded…"),
+        (reply({"detail": "Not found"}, 404), "superseded…"),
+        (page(502), "superseded…"),
+        (None, "superseded…"),
+    ],
+    ids=["removed", "asked", "missing", "502", "cut"],
+)
+async def test_at_the_deadline_only_a_request_that_was_removed_is_over(
+    context: Context, tenant: UUID, provider: Provider, answer: Reply | None, state: str
+) -> None:
+    claim = await too_late(context, tenant, provider)
+    provider.cancel = says(answer)
+    await watch(context)
+    assert await making.status(context.db, claim.job_id) == "failed"
+    assert await making.states(context.db, claim.job_id) == [state]
+
+
+# Attempts that the job ended without
+
+
+async def lost_race(context: Context, tenant: UUID) -> Claim:
+    """A first attempt that the provider has after all, and a second whose result ended the job."""
+    first = await making.claimed(context.db, tenant)
+    second = await making.resubmitted(context.db, first)
+    await store.record_answers(context.db, [making.accepted(first, f"r-{first.job_id}")])
+    assert await making.settle(context.db, second)
+    return first
+
+
+@pytest.mark.parametrize("answer", [200, 202, 400, 404])
+async def test_an_attempt_that_lost_is_stopped_with_the_provider_once(
+    context: Context, tenant: UUID, provider: Provider, answer: int
+) -> None:
+    first = await lost_race(context, tenant)
+    before = await making.outcome(context.db, first.job_id)
+    provider.cancel = says(reply({}, answer))
+    await watch(context)
+    await watch(context)
+    [call] = provider.calls
+    assert (call.method, call.path) == ("PUT", f"/fal-ai/llava-next/requests/r-{first.job_id}/cancel")
+    assert await making.states(context.db, first.job_id) == ["superseded", "completed"]
+    assert await making.outcome(context.db, first.job_id) == before
+
+
+async def test_a_stop_that_the_provider_does_not_answer_is_tried_again(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    first = await lost_race(context, tenant)
+    provider.cancel = says(page(502), reply({"detail": "Slow down"}, 429), reply({}, 500), reply({"status": "OK"}))
+    for asked in (1, 2, 3):
+        await watch(context)
+        assert len(provider.calls) == asked
+        assert await making.states(context.db, first.job_id) == ["superseded…", "completed"]
+    await watch(context)
+    assert await making.states(context.db, first.job_id) == ["superseded", "completed"]
+
+
+async def test_more_attempts_than_there_are_slots_are_stopped(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claims = [await lost_race(context, tenant) for _ in range(2 * SLOTS + 5)]
+    for _ in range(4):
+        await watch(context)
+    assert len(provider.asked("/cancel")) == len(claims)
+    assert await due.to_stop(context.db, 1) == []
+
+
+async def test_a_stop_under_way_is_not_begun_again_by_the_next_sweep(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    """A provider that is slow to answer would be asked over and over, and every slot be taken by it."""
+    await lost_race(context, tenant)
+    let_go = asyncio.Event()
+
+    async def hang(_: Call) -> Reply:
+        await let_go.wait()
+        return reply({"status": "OK"})
+
+    provider.cancel = hang
+    watcher = Watcher(context)
+    for _ in range(5):
+        watcher.pump.wake()
+        await asyncio.sleep(0.1)
+    asked = len(provider.asked("/cancel"))
+    let_go.set()
+    await watcher.pump.drain()
+    assert asked == 1
+
+
+async def test_attempts_that_cannot_be_stopped_do_not_stand_before_those_that_can(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    stuck = {f"r-{(await lost_race(context, tenant)).job_id}" for _ in range(2 * SLOTS)}
+    good = [await lost_race(context, tenant) for _ in range(3)]
+
+    async def cancel(call: Call) -> Reply:
+        return page(502) if call.path.split("/")[-2] in stuck else reply({"status": "OK"})
+
+    provider.cancel = cancel
+    for _ in range(6):
+        await watch(context)
+    assert [(await making.states(context.db, each.job_id))[0] for each in good] == ["superseded"] * 3
+
+
+async def test_a_stop_that_hangs_does_not_hold_up_the_looks(context: Context, tenant: UUID, provider: Provider) -> None:
+    await lost_race(context, tenant)
+    let_go = asyncio.Event()
+
+    async def hang(_: Call) -> Reply:
+        await let_go.wait()
+        return reply({"status": "OK"})
+
+    provider.cancel = hang
+    watcher = Watcher(context)
+    for _ in range(2 * SLOTS):
+        watcher.pump.wake()
+        await asyncio.sleep(0.01)
+    claim = await making.submitted(context.db, tenant)
+    await making.make_due(context.db, claim.job_id)
+    provider.ended(Reply(200, making.CAT))
+    watcher.pump.wake()
+    await asyncio.sleep(1)
+    seen = await making.status(context.db, claim.job_id)
+    let_go.set()
+    await watcher.pump.drain()
+    assert seen == "completed"
 
 
 @pytest.mark.parametrize("state", ["queued", "refused", "ambiguous"])

@@ -28,16 +28,28 @@ def test_429_waits_as_long_as_it_is_told(client: Driver, fal: StandIn, tag: str)
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [scripts.refusal(503), scripts.page(502), scripts.page(503), scripts.page(200), scripts.CLOSED_UNTAKEN],
-    ids=["503", "HTML 502", "HTML 503", "HTML 200", "closed"],
+    ("answer", "doubtful"),
+    [
+        (scripts.refusal(503), False),
+        (scripts.page(503), False),
+        (scripts.page(404), False),
+        (scripts.page(502), True),
+        (scripts.page(200), True),
+        (scripts.CLOSED_UNTAKEN, True),
+    ],
+    ids=["503", "HTML 503", "HTML 404", "HTML 502", "HTML 200", "closed"],
 )
-def test_an_answer_that_says_nothing_is_tried_again(client: Driver, fal: StandIn, tag: str, answer: Answer) -> None:
+def test_an_answer_that_says_nothing_is_tried_again(
+    client: Driver, fal: StandIn, tag: str, answer: Answer, doubtful: bool
+) -> None:
+    """At once where the provider refused, and after a wait, and counted, where it may have taken the job."""
     fal.script(tag, Script(submits=(answer, answer)))
     request_id = client.post(tag)["request_id"]
-    assert client.ended(request_id, within=60)["status"] == "completed"
+    job = client.ended(request_id, within=60)
+    assert (job["status"], job["resubmissions"]) == ("completed", 2 if doubtful else 0)
     assert (len(fal.submits_of(tag)), len(fal.runs_of(tag))) == (3, 1)
-    assert len(client.attempts(request_id)) == 3
+    before = "superseded" if doubtful else "refused"
+    assert [attempt["state"] for attempt in client.attempts(request_id)] == [before, before, "completed"]
     assert len({submit.webhook_url for submit in fal.submits_of(tag)}) == 3
 
 
@@ -52,6 +64,7 @@ def test_a_lost_answer_is_made_up_for_by_the_webhook(client: Driver, fal: StandI
     job = client.ended(request_id)
     assert (job["status"], job["provider_request_id"]) == ("completed", fal.run(tag).request_id)
     assert exactly(client.result(request_id).content) == exactly(fal.run(tag).outcome.body)
+    assert job["resubmissions"] == 0
     with pytest.raises(AssertionError):
         eventually(lambda: len(fal.submits_of(tag)) > 1, within=6)
 
@@ -59,10 +72,10 @@ def test_a_lost_answer_is_made_up_for_by_the_webhook(client: Driver, fal: StandI
 def test_a_lost_answer_without_a_webhook_is_submitted_again_and_counted(client: Driver, fal: StandIn, tag: str) -> None:
     fal.script(tag, Script(submits=(scripts.CLOSED,), webhooks=()))
     request_id = client.post(tag)["request_id"]
-    assert client.ended(request_id, within=60)["status"] == "completed"
+    job = client.ended(request_id, within=60)
     attempts = client.attempts(request_id)
-    assert len(fal.submits_of(tag)) == 2
-    assert [attempt["state"] for attempt in attempts] in (["ambiguous", "completed"], ["abandoned", "completed"])
+    assert (job["status"], job["resubmissions"], len(fal.submits_of(tag))) == ("completed", 1, 2)
+    assert [attempt["state"] for attempt in attempts] == ["superseded", "completed"]
     assert attempts[1]["provider_request_id"] == fal.run(tag, number=1).request_id
 
 
@@ -76,9 +89,13 @@ def test_the_first_result_wins_of_two_attempts(client: Driver, fal: StandIn, tag
     eventually(lambda: client.job(request_id)["status"] in ("submitted", "in_progress"))
     assert fal.deliver(first).status // 100 == 2
     job = client.ended(request_id)
-    assert (job["status"], job["provider_request_id"]) == ("completed", first.request_id)
+    assert (job["status"], job["provider_request_id"], job["resubmissions"]) == ("completed", first.request_id, 1)
     assert fal.deliver(second).status // 100 == 2
+    eventually(lambda: second.cancels)
+    eventually(lambda: client.attempts(request_id)[1]["ended_at"])
+    assert [attempt["state"] for attempt in client.attempts(request_id)] == ["completed", "superseded"]
     assert client.job(request_id) == job
+    assert (first.cancels, second.cancels) == (0, 1)
 
 
 def test_a_refused_input_fails_the_job_with_the_providers_body(client: Driver, fal: StandIn, tag: str) -> None:

@@ -300,7 +300,9 @@ def test_a_null_payload_is_fetched_from_the_queue(client: Driver, fal: StandIn, 
 
 def test_another_gateway_attempt_of_fals_own_still_counts(client: Driver, fal: StandIn, tag: str) -> None:
     request_id, run = completed(client, fal, tag, Script(webhooks=(webhooks.other_gateway,), holds=False))
-    assert client.job(run.gateway_request_id)["request_id"] == request_id
+    newest = f"gateway-{run.request_id}"
+    assert client.job(newest)["request_id"] == request_id
+    assert client.attempts(request_id)[0]["gateway_request_id"] == newest
 
 
 def test_a_failed_model_fails_the_job_with_its_own_status_and_body(client: Driver, fal: StandIn, tag: str) -> None:

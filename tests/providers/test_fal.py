@@ -65,8 +65,25 @@ def test_a_payload_is_kept_to_the_byte() -> None:
 
 def test_the_models_own_error_ends_the_job_in_its_words() -> None:
     ended = heard(status="ERROR", error="Invalid status code: 422", payload=MISSING)
-    assert (ended.event, ended.http_status, ended.error) == (Event.FAILED, 422, "field required")
+    assert (ended.event, ended.http_status, ended.error) == (Event.FAILED, 422, "body.prompt: field required")
     assert (ended.error_type, json.loads(ended.body)) == ("value_error.missing", MISSING)
+
+
+@pytest.mark.parametrize(
+    ("first", "words"),
+    [
+        ({"msg": "too large", "loc": ["body", "seed"]}, "body.seed: too large"),
+        ({"msg": "too large", "loc": ["body", "images", 0]}, "body.images.0: too large"),
+        ({"msg": "too large", "loc": []}, "too large"),
+        ({"msg": "too large", "loc": "body"}, "too large"),
+        ({"msg": "too large", "loc": None}, "too large"),
+        ({"msg": "too large"}, "too large"),
+        ({"loc": ["body", "seed"]}, "body.seed: The model refused the input."),
+        ({"msg": "", "loc": [None, {}]}, "None.{}: The model refused the input."),
+    ],
+)
+def test_a_refused_input_is_named(first: dict[str, Any], words: str) -> None:
+    assert failure(422, json.dumps({"detail": [first]}).encode()).error == words
 
 
 def test_an_error_without_a_payload_has_the_errors_words() -> None:
@@ -117,6 +134,10 @@ def test_a_failure_has_the_status_of_a_failure(word: str) -> None:
         b"{}",
         b"<html>",
         b"\xff\xfe{",
+        b'{"request_id": "\xff\xfe", "status": "OK", "payload": {}}',
+        b'{"request_id": "r", "status": "OK\xc3", "payload": {}}',
+        b'{"request_id": "r", "status": "OK", "gateway_request_id": "\xed\xa0\x80", "payload": {}}',
+        b'{"request_id": "r", "status": "ERROR", "error": "\xc0\x80", "payload": {}}',
         b"\xef\xbb\xbf{}",
         b'{"request_id": 1, "status": "OK", "payload": {}}',
         b'{"request_id": "r", "status": null}',
@@ -199,16 +220,29 @@ def test_a_request_is_asked_about_under_its_app(model: str, app: str) -> None:
         (answer(200, {"request_id": ""}), Unknown),
         (answer(200, {"request_id": "a b"}), Unknown),
         (answer(200, {"request_id": None}), Unknown),
-        (answer(200, b"<html>"), Refused),
+        (answer(200, b"<html>"), Unknown),
+        (answer(200, b""), Unknown),
+        (answer(202, b"<html>"), Unknown),
+        (answer(204, b""), Unknown),
+        (answer(299, {"detail": "No"}), Unknown),
+        (answer(200, b"", retry_after="5"), Unknown),
+        (answer(301, b"", location="/x"), Refused),
         (answer(302, b"", location="/x"), Refused),
         (answer(401, {"detail": "Who?"}), Refused),
         (answer(403, {"detail": "No money"}), Refused),
         (answer(408, {"detail": "Slow"}), Refused),
         (answer(429, {"detail": "Later"}), Refused),
         (answer(503, {"detail": "Later"}), Refused),
+        (answer(400, b"<html>"), Refused),
         (answer(404, b"<html>"), Refused),
-        (answer(500, b"<html>"), Refused),
-        (answer(502, b"nginx"), Refused),
+        (answer(404, b""), Refused),
+        (answer(413, b"too much"), Refused),
+        (answer(503, b"<html>"), Refused),
+        (answer(503, {"detail": "Later"}, x_fal_request_id="r"), Refused),
+        (answer(500, b"<html>"), Unknown),
+        (answer(502, b"nginx"), Unknown),
+        (answer(505, b""), Unknown),
+        (answer(599, {"detail": "x"}), Unknown),
         (answer(404, {"detail": "No such app"}), Rejected),
         (answer(422, MISSING), Rejected),
         (answer(413, b"too much", x_fal_request_id="r"), Rejected),
@@ -224,11 +258,29 @@ def test_a_submit_answer_proves_no_more_than_it_says(response: httpx.Response, k
     assert isinstance(read_submit_answer(response), kind)
 
 
+TURNED_AWAY = {*range(300, 400), 401, 403, 408, 429, 503}
+
+
 @given(st.integers(200, 599), json_values | st.binary(), st.booleans())
-def test_no_submit_answer_raises(status: int, content: Any, named: bool) -> None:
+def test_no_submit_answer_proves_more_than_its_status_can(status: int, content: Any, named: bool) -> None:
     headers = {"x_fal_request_id": "r"} if named else {}
     said = read_submit_answer(answer(status, content, **headers))
-    assert isinstance(said, Rejected) is False or 400 <= status < 500
+    if status in TURNED_AWAY:
+        assert isinstance(said, Refused)
+    elif 400 <= status < 500:
+        assert isinstance(said, Refused | Rejected)
+        assert isinstance(said, Rejected) or not named
+    elif 200 <= status < 300:
+        assert isinstance(said, Accepted | Unknown)
+    else:
+        assert isinstance(said, Unknown)
+
+
+def test_a_refusal_brings_its_status_and_when_to_come_back() -> None:
+    assert read_submit_answer(answer(429, {"detail": "Later"}, retry_after="7")) == Refused("HTTP 429: Later", 429, 7.0)
+    page = read_submit_answer(answer(404, b"<html>", retry_after="7"))
+    assert isinstance(page, Refused)
+    assert (page.http_status, page.retry_after) == (404, 7.0)
 
 
 def test_an_acceptance_brings_its_addresses() -> None:
@@ -244,7 +296,14 @@ def test_an_acceptance_brings_its_addresses() -> None:
     ("response", "error", "kind"),
     [
         (answer(200, {"output": "A cat."}), None, Ended),
-        (answer(200, b"no JSON"), None, Silent),
+        (answer(200, b"no JSON"), None, Ended),
+        (answer(200, b"\xff"), None, Ended),
+        (answer(200, b"no JSON", content_type="text/plain"), None, Ended),
+        (answer(200, b"<html>", content_type="text/html; charset=utf-8"), None, Silent),
+        (answer(200, {"output": "A cat."}, content_type="text/html"), None, Ended),
+        (answer(201, b"no JSON"), None, Silent),
+        (answer(500, b"no JSON"), "Invalid status code: 500", Silent),
+        (answer(422, b"no JSON"), "Invalid status code: 422", Silent),
         (answer(422, MISSING), "Invalid status code: 422", Ended),
         (answer(422, MISSING), None, Ended),
         (answer(500, {"detail": "x"}), None, Ended),
@@ -269,6 +328,17 @@ def test_no_result_raises(status: int, content: Any, error: str | None) -> None:
     seen = read_result(response, response.content, "r", error)
     if isinstance(seen, Ended):
         assert seen.evidence.body == response.content
+        json.loads(seen.ending.body)
+
+
+@pytest.mark.parametrize("body", [b"A cat.", "Ωé".encode(), b"\xff\x00", b"{"])
+def test_a_result_that_is_no_json_is_a_json_string(body: bytes) -> None:
+    response = answer(200, body)
+    seen = read_result(response, body, "r", None)
+    assert isinstance(seen, Ended)
+    assert (seen.ending.event, seen.ending.http_status) == (Event.COMPLETED, 200)
+    assert json.loads(seen.ending.body) == body.decode("utf-8", "replace")
+    assert seen.evidence.body == body
 
 
 # Retry-After

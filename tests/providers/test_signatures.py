@@ -14,7 +14,8 @@ from nacl.signing import VerifyKey
 from service.errors import SignatureRejected
 from service.providers import signatures
 from service.providers.signatures import KeySet, KeysUnavailable, Signed, read_headers, read_key_set
-from tests.provider import Provider, Reply, page, reply, says
+from tests.making import until
+from tests.provider import Call, Provider, Reply, page, reply, says
 from tests.stand_in.signing import STRANGERS, Key, public_jwk
 
 BODY = b'{"request_id": "r-1", "status": "OK"}'
@@ -248,10 +249,86 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-async def test_keys_are_fetched_anew_after_an_hour(keys: KeySet, provider: Provider, clock: Clock) -> None:
+async def looked(provider: Provider, times: int) -> None:
+    async def enough() -> bool:
+        return looks(provider) >= times
+
+    await until(enough)
+
+
+async def test_keys_are_renewed_beside_the_work_after_an_hour(keys: KeySet, provider: Provider, clock: Clock) -> None:
     await keys.verify(signed(provider.key), BODY)
+    clock.ahead = signatures.FRESH_SECONDS - 10.0
+    await keys.verify(signed(provider.key), BODY)
+    await asyncio.sleep(0.05)
+    assert looks(provider) == 1
+    fresh = Key()
+    provider.keys = says(reply({"keys": [fresh.jwk("new")]}))
     clock.ahead = signatures.FRESH_SECONDS + 1.0
+    await asyncio.gather(*(keys.verify(signed(provider.key), BODY) for _ in range(50)))
+    await looked(provider, 2)
+    await keys.verify(signed(fresh), BODY)
+    assert await refused(keys, signed(provider.key))
+    assert looks(provider) == 3  # One for the renewal, one for the key that is good no more.
+
+
+@pytest.mark.parametrize("hours", [1.5, 23.9])
+async def test_a_key_server_that_hangs_keeps_no_good_webhook_waiting(
+    keys: KeySet, provider: Provider, clock: Clock, hours: float
+) -> None:
     await keys.verify(signed(provider.key), BODY)
+    let_go = asyncio.Event()
+
+    async def hang(call: Call) -> Reply:
+        await let_go.wait()
+        return await provider.publish(call)
+
+    provider.keys = hang
+    clock.ahead = hours * 3_600
+    async with asyncio.timeout(2):
+        for _ in range(3):
+            await asyncio.gather(*(keys.verify(signed(provider.key), BODY) for _ in range(20)))
+            await asyncio.sleep(0.02)
+    await looked(provider, 2)
+    assert looks(provider) == 2
+    forged = asyncio.create_task(refused(keys, signed(Key())))
+    await asyncio.sleep(0.05)
+    assert not forged.done()  # It alone waits for the key server.
+    async with asyncio.timeout(2):
+        await keys.verify(signed(provider.key), BODY)
+    let_go.set()
+    assert await forged
+
+
+async def test_a_renewal_that_failed_is_tried_again_and_not_at_once(
+    keys: KeySet, provider: Provider, clock: Clock
+) -> None:
+    await keys.verify(signed(provider.key), BODY)
+    provider.keys = says(page(503))
+    clock.ahead = signatures.FRESH_SECONDS + 1.0
+    for _ in range(10):
+        await keys.verify(signed(provider.key), BODY)
+        await asyncio.sleep(0.01)
+    assert looks(provider) == 2
+    provider.keys = provider.publish
+    clock.ahead += signatures.SECONDS_AFTER_FAILURE + 0.1
+    await keys.verify(signed(provider.key), BODY)
+    await looked(provider, 3)
+    await asyncio.sleep(0.05)
+    await keys.verify(signed(provider.key), BODY)
+    await asyncio.sleep(0.05)
+    assert looks(provider) == 3
+
+
+async def test_keys_of_a_day_and_more_are_fetched_before_they_are_used(
+    keys: KeySet, provider: Provider, clock: Clock
+) -> None:
+    await keys.verify(signed(provider.key), BODY)
+    fresh = Key()
+    provider.keys = says(reply({"keys": [fresh.jwk("new")]}))
+    clock.ahead = signatures.LONGEST_SECONDS + 1.0
+    assert await refused(keys, signed(provider.key))
+    await keys.verify(signed(fresh), BODY)
     assert looks(provider) == 2
 
 

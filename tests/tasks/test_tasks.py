@@ -8,13 +8,16 @@ from uuid import UUID
 
 import pytest
 
+from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import DatabaseAway
+from service.jobs import due, operations, store
+from service.jobs.submitting import SLOTS
 from service.queue import TaskName
 from service.settings import Settings
 from tasks.runtime import Runtime, Worker
 from tests import making
-from tests.provider import Provider, Reply
+from tests.provider import Call, Provider, Reply, says
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +41,91 @@ def tasks(environment: None) -> Iterator[ModuleType]:
 
 
 async def run(task: object) -> None:
-    """As a worker's thread does: the task blocks until its work is done."""
+    """As a worker's thread does."""
     await asyncio.to_thread(task)  # type: ignore[arg-type]
 
 
-async def test_the_submit_task_submits(tasks: ModuleType, context: Context, tenant: UUID, provider: Provider) -> None:
+async def all_done(tasks: ModuleType) -> None:
+    """Wait until the pumps of the process have nothing in hand."""
+
+    async def drain(worker: Worker) -> None:
+        for pump in (worker.submitting, worker.watching, worker.copying):
+            await pump.drain()
+
+    await run(lambda: tasks.runtime.run(drain))
+
+
+async def becomes(context: Context, job_id: UUID, status: str) -> None:
+    async def holds() -> bool:
+        return await making.status(context.db, job_id) == status
+
+    await making.until(holds, within=10)
+
+
+async def test_the_submit_task_wakes_the_submitting(
+    tasks: ModuleType, context: Context, tenant: UUID, provider: Provider
+) -> None:
     job_id = await making.queued(context.db, tenant)
     await run(tasks.submit_jobs)
-    assert await making.status(context.db, job_id) == "submitted"
+    await becomes(context, job_id, "submitted")
     assert len(provider.submissions) == 1
 
 
-async def test_the_watch_task_looks(tasks: ModuleType, context: Context, tenant: UUID, provider: Provider) -> None:
+async def test_the_watch_task_wakes_the_looks(
+    tasks: ModuleType, context: Context, tenant: UUID, provider: Provider
+) -> None:
     claim = await making.submitted(context.db, tenant)
     await making.make_due(context.db, claim.job_id)
     provider.ended(Reply(200, making.CAT))
     await run(tasks.watch_jobs)
-    assert await making.status(context.db, claim.job_id) == "completed"
+    await becomes(context, claim.job_id, "completed")
+    await all_done(tasks)
+
+
+async def test_the_copy_task_wakes_the_copies(
+    tasks: ModuleType, context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claim = await making.submitted(context.db, tenant)
+    lifted = Lifted(files=(LiftedFile("mask", 0, f"{provider.url}/files/a.png"),))
+    await store.settle(context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+    provider.result = says(Reply(200, b"no picture"))
+    await run(tasks.copy_files)
+
+    async def no_copy_is_owed() -> bool:
+        return await making.count(context.db, "copies") == 0
+
+    await making.until(no_copy_is_owed)
+    assert await making.count(context.db, "blobs") == 1
+
+
+@pytest.mark.parametrize("name", ["submit_jobs", "sweep"])
+async def test_no_task_waits_for_the_provider(
+    tasks: ModuleType, context: Context, tenant: UUID, provider: Provider, name: str
+) -> None:
+    """Else a provider that hangs would take the threads of the other tasks."""
+    let_go, asked = asyncio.Event(), asyncio.Event()
+
+    async def hang(call: Call) -> Reply:
+        asked.set()
+        await let_go.wait()
+        return await provider.accept(call)
+
+    provider.submit = hang
+    hanging = await making.queued(context.db, tenant)
+    async with asyncio.timeout(5):
+        for _ in range(10):
+            await run(getattr(tasks, name))
+        await asked.wait()
+        claim = await making.submitted(context.db, tenant)
+        await making.make_due(context.db, claim.job_id)
+        provider.ended(Reply(200, making.CAT))
+        await run(getattr(tasks, "watch_jobs" if name == "submit_jobs" else name))
+        await becomes(context, claim.job_id, "completed")
+        assert await making.status(context.db, hanging) == "queued"
+    let_go.set()
+    await becomes(context, hanging, "submitted")
+    await all_done(tasks)
+    assert len(provider.submissions) == 1
 
 
 async def test_the_tidy_task_forgets(tasks: ModuleType, context: Context) -> None:
@@ -66,42 +137,152 @@ async def test_the_tidy_task_forgets(tasks: ModuleType, context: Context) -> Non
 async def test_a_task_without_work_does_nothing(tasks: ModuleType, context: Context, provider: Provider) -> None:
     for task in (tasks.submit_jobs, tasks.watch_jobs, tasks.copy_files, tasks.sweep, tasks.tidy):
         await run(task)
+    await all_done(tasks)
     assert provider.calls == []
 
 
-async def test_the_sweep_finds_work_whose_nudge_was_lost(
-    tasks: ModuleType, context: Context, tenant: UUID, nudges: list[TaskName]
+class Woken:
+    """In the place of a pump."""
+
+    def __init__(self) -> None:
+        self.times = 0
+
+    def wake(self) -> None:
+        self.times += 1
+
+
+def with_idle_pumps(context: Context) -> Worker:
+    worker = Worker(context)
+    worker.submitting, worker.watching, worker.copying = Woken(), Woken(), Woken()  # type: ignore[assignment]
+    return worker
+
+
+def woken(worker: Worker) -> tuple[int, int, int]:
+    return tuple(pump.times for pump in (worker.submitting, worker.watching, worker.copying))  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("owed", "which"),
+    [
+        ("nothing", (0, 0, 0)),
+        ("a submission", (1, 0, 0)),
+        ("a look", (0, 1, 0)),
+        ("a close", (0, 1, 0)),
+        ("a stop", (0, 1, 0)),
+        ("a copy", (0, 0, 1)),
+    ],
+)
+async def test_the_sweep_wakes_whom_something_is_owed_by(
+    tasks: ModuleType, context: Context, tenant: UUID, owed: str, which: tuple[int, int, int]
+) -> None:
+    db = context.db
+    if owed == "a submission":
+        await making.queued(db, tenant)
+    elif owed == "a close":
+        await store.request_cancel(db, await making.queued(db, tenant))
+    elif owed != "nothing":
+        claim = await making.submitted(db, tenant)
+        if owed == "a look":
+            await making.make_due(db, claim.job_id)
+        elif owed == "a stop":
+            await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+        else:
+            lifted = Lifted(files=(LiftedFile("mask", 0, "https://example.com/a.png"),))
+            await store.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+    worker = with_idle_pumps(context)
+    await tasks._sweep(worker)
+    assert woken(worker) == which
+
+
+async def test_a_sweep_carries_out_what_it_finds(
+    tasks: ModuleType, context: Context, tenant: UUID, provider: Provider
 ) -> None:
     claim = await making.submitted(context.db, tenant)
     await making.make_due(context.db, claim.job_id)
-    await making.queued(context.db, tenant)
-    await tasks._sweep(Worker(context))
-    context.nudger.close()
-    assert sorted(nudges) == [TaskName.SUBMIT, TaskName.WATCH]
+    queued = await making.queued(context.db, tenant)
+    provider.ended(Reply(200, making.CAT))
+    await run(tasks.sweep)
+    await becomes(context, queued, "submitted")
+    await becomes(context, claim.job_id, "completed")
+    await all_done(tasks)
 
 
-async def test_a_sweep_that_finds_nothing_nudges_nobody(
-    tasks: ModuleType, context: Context, nudges: list[TaskName]
+async def test_a_database_that_is_away_ends_neither_a_sweep_nor_a_pump(
+    tasks: ModuleType, context: Context, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await tasks._sweep(Worker(context))
-    context.nudger.close()
-    assert nudges == []
-
-
-async def test_a_database_that_is_away_ends_the_round_only(tasks: ModuleType, context: Context) -> None:
-    async def lose(_: Worker) -> None:
+    async def lose(*_: object) -> None:
         raise DatabaseAway
 
-    await run(lambda: tasks.run(lose))
+    with monkeypatch.context() as patch:
+        for module, name in ((due, "anything_due"), (due, "tidy"), (due, "expire"), (store, "claim")):
+            patch.setattr(module, name, lose)
+        for task in (tasks.sweep, tasks.tidy, tasks.submit_jobs, tasks.watch_jobs):
+            await run(task)
+        await asyncio.sleep(0.1)
+    job_id = await making.queued(context.db, tenant)
     await run(tasks.sweep)
+    await becomes(context, job_id, "submitted")
 
 
-async def test_a_bug_is_not_hidden(tasks: ModuleType, context: Context) -> None:
-    async def fail(_: Worker) -> None:
+@pytest.mark.parametrize(("module", "name", "task"), [(due, "anything_due", "sweep"), (due, "tidy", "tidy")])
+async def test_a_bug_is_not_hidden(
+    tasks: ModuleType, context: Context, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str, task: str
+) -> None:
+    async def fail(*_: object) -> None:
         raise ZeroDivisionError
 
+    monkeypatch.setattr(module, name, fail)
     with pytest.raises(ZeroDivisionError):
-        await run(lambda: tasks.run(fail))
+        await run(getattr(tasks, task))
+
+
+async def test_a_runtime_that_is_stopped_takes_nothing_more_and_ends_what_it_has(
+    environment: None, context: Context, tenant: UUID, provider: Provider
+) -> None:
+    """SIGTERM with a backlog of 3,000."""
+    let_go, full = asyncio.Event(), asyncio.Event()
+
+    async def hold(call: Call) -> Reply:
+        if len(provider.submissions) == SLOTS:
+            full.set()
+        await let_go.wait()
+        return await provider.accept(call)
+
+    provider.submit = hold
+    first = await making.queued(context.db, tenant)
+    for table in ("jobs", "live_jobs"):
+        await context.db.execute(COPY_OF[table], first, 2_999)
+    runtime = Runtime()
+
+    async def submit(worker: Worker) -> None:
+        worker.submitting.wake()
+
+    await asyncio.to_thread(runtime.run, submit)
+    async with asyncio.timeout(20):
+        await full.wait()
+    await asyncio.to_thread(runtime.stop)
+    closing = asyncio.create_task(asyncio.to_thread(runtime.close))
+    await asyncio.sleep(0.2)
+    assert not closing.done()
+    let_go.set()
+    await closing
+    rows = await context.db.fetch("SELECT status, duty, count(*) FROM live_jobs GROUP BY status, duty")
+    assert {tuple(row) for row in rows} == {("queued", "submit", 3_000 - SLOTS), ("submitted", "report", SLOTS)}
+    assert len(provider.submissions) == SLOTS
+
+
+COPY_OF = {
+    "jobs": """
+        INSERT INTO jobs (id, tenant_id, model, input, provider, priority, metadata, tags)
+        SELECT md5(n::text)::uuid, tenant_id, model, input, provider, priority, metadata, tags
+        FROM jobs, generate_series(1, $2) AS n WHERE id = $1
+    """,
+    "live_jobs": """
+        INSERT INTO live_jobs (job_id, tenant_id, status, duty, rank)
+        SELECT md5(n::text)::uuid, tenant_id, status, duty, rank
+        FROM live_jobs, generate_series(1, $2) AS n WHERE job_id = $1
+    """,
+}
 
 
 def test_every_task_has_its_name_and_every_name_its_task(tasks: ModuleType) -> None:

@@ -1,11 +1,14 @@
 """Only our provider's answer to this attempt counts: whatever else comes changes nothing."""
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -18,6 +21,7 @@ from service.jobs.facts import Claim
 from service.settings import Settings
 from tests import making
 from tests.making import CAT
+from tests.provider import Provider
 from tests.serving import serving
 from tests.stand_in.signing import Key
 from tests.webhooks.posting import Poster, envelope, now
@@ -92,6 +96,60 @@ async def test_a_changed_address_is_refused(poster: Poster, target: Target, plac
     parts = target.url.split("/")
     parts[place] = word if parts[place] != word else f"{word}x"
     assert await is_refused(poster, target, "/".join(parts), target.body, target.headers)
+
+
+async def begun(poster: Poster, url: str, headers: Any) -> bytes:
+    """What is answered to a webhook of which only the head has been sent, its large body still to come."""
+    where = urlsplit(str(poster.http.base_url))
+    reader, writer = await asyncio.open_connection(where.hostname, where.port)
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    lines = [f"POST {url} HTTP/1.1", "host: x", "content-length: 1000000", *(f"{name}: {word}" for name, word in pairs)]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    try:
+        async with asyncio.timeout(5):
+            return await reader.readuntil(b"\r\n")
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("what", ["headers", "seal", "account"])
+async def test_a_forgery_is_refused_before_its_body_is_read_and_costs_no_keys(
+    poster: Poster, target: Target, provider: Provider, pinned: str, what: str
+) -> None:
+    provider.calls.clear()
+    url, headers = target.url, dict(target.headers)
+    if what == "headers":
+        headers[SIGNATURE] = headers[SIGNATURE][:-1]
+    elif what == "seal":
+        url = url[:-1] + ("0" if url[-1] != "0" else "1")
+    else:
+        headers = poster.key.headers("r-1", "account-2", target.body)
+    async with httpx.AsyncClient(base_url=pinned, trust_env=False) as http:
+        only_ours = Poster(http, provider, poster.sealer)
+        assert b" 401 " in await begun(only_ours, url, headers)
+    assert provider.asked("/jwks.json") == []
+    assert await untouched(target)
+
+
+async def test_a_well_formed_head_is_waited_for_its_body(poster: Poster, target: Target) -> None:
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await begun(poster, target.url, target.headers)
+    assert await untouched(target)
+
+
+async def test_many_forged_seals_leave_the_looks_for_keys_to_others(
+    poster: Poster, target: Target, provider: Provider
+) -> None:
+    """Signed well, as anybody with an account of fal's can have it, for an address that we never gave."""
+    provider.calls.clear()
+    parts = target.url.split("/")
+    for number in range(60):
+        parts[-1] = f"{number:040x}"
+        key = Key()
+        headers = key.headers("r-1", poster.user_id, target.body)
+        assert await is_refused(poster, target, "/".join(parts), target.body, headers)
+    assert provider.asked("/jwks.json") == []
 
 
 FORGED: dict[str, Callable[[dict[str, str]], Any]] = {

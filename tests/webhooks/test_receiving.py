@@ -66,7 +66,12 @@ async def test_a_failure_is_kept_with_its_status_and_words(poster: Poster, claim
     await poster.post(url_of(poster, claim), "r-1", detail, status="ERROR", error="Invalid status code: 422")
     row = await making.outcome(context.db, claim.job_id)
     assert row is not None
-    assert (row["status"], row["http_status"], row["error"], row["body"]) == ("failed", 422, "too large", detail)
+    assert (row["status"], row["http_status"], row["error"], row["body"]) == (
+        "failed",
+        422,
+        "body.seed: too large",
+        detail,
+    )
 
 
 ODD = {
@@ -96,6 +101,8 @@ async def test_a_payload_comes_back_byte_for_byte(
 BROKEN = {
     "NaN": b'{"request_id": "r-1", "status": "OK", "payload": {"output": NaN}}',
     "no JSON": b"<html>",
+    "no UTF-8": b'{"request_id": "r-1\xff", "status": "OK", "payload": {}}',
+    "no UTF-8 in its status": b'{"request_id": "r-1", "status": "OK\xc3", "payload": {}}',
     "a list": b"[]",
     "no request ID": b'{"status": "OK", "payload": {}}',
     "an unknown word": envelope("r-1", CAT, status="FINISHED"),

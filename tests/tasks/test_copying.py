@@ -1,0 +1,257 @@
+"""Copies of files: owed until they are made, and tried again for as long as that makes sense."""
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from service.artifacts import copying, records
+from service.artifacts.copying import LEASE_SECONDS, MOST_TRIES, SLOTS, copy_due
+from service.artifacts.storage import Spooled, Storage, Stored
+from service.catalog.base import Lifted, LiftedFile
+from service.context import Context
+from service.db import DatabaseAway, Row
+from service.jobs import store
+from tests import making
+from tests.provider import Call, Provider, Reply, page, reply, says
+
+FILE = Reply(200, b"no picture", {"content-type": "image/png"})
+
+
+async def owing(context: Context, tenant: UUID, *urls: str) -> UUID:
+    """A job that ended with these files."""
+    claim = await making.submitted(context.db, tenant)
+    files = tuple(LiftedFile("mask", index, url) for index, url in enumerate(urls))
+    await store.settle(context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", Lifted(files=files))
+    return claim.job_id
+
+
+async def files_of(context: Context, job_id: UUID) -> list[Row]:
+    return await context.db.fetch("SELECT * FROM artifacts WHERE job_id = $1 ORDER BY index", job_id)
+
+
+async def owed(context: Context) -> list[Row]:
+    return await context.db.fetch("SELECT *, due_at - now() AS wait FROM copies ORDER BY index")
+
+
+async def let_copies_be_due(context: Context, **values: int) -> None:
+    await context.db.execute(
+        "UPDATE copies SET due_at = now() - interval '1 ms', tries = coalesce($1, tries)", values.get("tries")
+    )
+
+
+def broken(context: Context, monkeypatch: pytest.MonkeyPatch) -> Context:
+    """Our own store cannot be written to."""
+
+    async def keep(_: Spooled) -> Stored:
+        raise OSError("No space left on device")
+
+    storage = Storage.open(context.settings.artifacts_location)
+    monkeypatch.setattr(storage, "keep", keep)
+    return replace(context, storage=storage)
+
+
+@pytest.fixture
+def url(provider: Provider) -> str:
+    provider.result = says(FILE)
+    return f"{provider.url}/files/a.png"
+
+
+async def test_a_file_is_copied_and_owed_no_more(context: Context, tenant: UUID, url: str) -> None:
+    job_id = await owing(context, tenant, url)
+    await copy_due(context)
+    [file] = await files_of(context, job_id)
+    assert (file["file_size"], file["copy_error"]) == (10, None)
+    assert file["sha256"]
+    assert await owed(context) == []
+
+
+async def test_a_file_is_copied_once_by_many_workers(
+    context: Context, tenant: UUID, provider: Provider, url: str
+) -> None:
+    for _ in range(20):
+        await owing(context, tenant, url)
+    await asyncio.gather(*(copy_due(context) for _ in range(4)))
+    assert len(provider.calls) == 20
+    assert await owed(context) == []
+
+
+async def test_a_host_that_hangs_holds_no_other_file_up(
+    context: Context, tenant: UUID, provider: Provider, url: str
+) -> None:
+    let_go = asyncio.Event()
+
+    async def file(call: Call) -> Reply:
+        if call.path.endswith("/slow.png"):
+            await let_go.wait()
+        return FILE
+
+    provider.result = file
+    slow = await owing(context, tenant, f"{provider.url}/files/slow.png")
+    for _ in range(2 * SLOTS):
+        await owing(context, tenant, url)
+    copying_all = asyncio.create_task(copy_due(context))
+
+    async def only_the_slow_one_is_left() -> bool:
+        return {row["job_id"] for row in await owed(context)} == {slow}
+
+    await making.until(only_the_slow_one_is_left)
+    let_go.set()
+    await copying_all
+    assert await owed(context) == []
+
+
+async def test_files_that_were_never_tried_come_first(context: Context, tenant: UUID) -> None:
+    old = await owing(context, tenant, "http://a.example/0", "http://a.example/1")
+    await let_copies_be_due(context, tries=1)
+    await context.db.execute("UPDATE copies SET due_at = now() - interval '1 h'")
+    new = await owing(context, tenant, "http://a.example/0")
+    taken = await records.take_owed(context.db, 2, LEASE_SECONDS)
+    assert [each.tries for each in taken if each.job_id == new] == [1]
+    assert [each.tries for each in taken if each.job_id == old] == [2]
+
+
+async def test_a_copy_that_was_taken_is_somebody_elses_after_its_lease(context: Context, tenant: UUID) -> None:
+    await owing(context, tenant, "http://a.example/0")
+    [taken] = await records.take_owed(context.db, 10, LEASE_SECONDS)
+    [row] = await owed(context)
+    assert LEASE_SECONDS == 15
+    assert 10 < row["wait"].total_seconds() <= 15
+    assert await records.take_owed(context.db, 10, LEASE_SECONDS) == []
+    await let_copies_be_due(context)
+    assert await records.take_owed(context.db, 10, LEASE_SECONDS) == [replace(taken, tries=2)]
+
+
+async def test_the_lease_is_renewed_for_as_long_as_the_copy_is_being_made(
+    context: Context, tenant: UUID, provider: Provider, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "LEASE_SECONDS", 0.6)
+    await owing(context, tenant, url)
+    let_go, asked = asyncio.Event(), asyncio.Event()
+
+    async def file(_: Call) -> Reply:
+        asked.set()
+        await let_go.wait()
+        return FILE
+
+    provider.result = file
+    first = asyncio.create_task(copy_due(context))
+    await asked.wait()
+    for _ in range(10):
+        await copy_due(context)  # Another worker.
+        await asyncio.sleep(0.15)
+    let_go.set()
+    await first
+    assert (len(provider.calls), await owed(context)) == (1, [])
+
+
+async def test_a_dead_workers_copy_is_made_by_another(context: Context, tenant: UUID, url: str) -> None:
+    job_id = await owing(context, tenant, url)
+    await records.take_owed(context.db, 10, LEASE_SECONDS)
+    await copy_due(context)
+    assert len(await owed(context)) == 1
+    await let_copies_be_due(context)
+    await copy_due(context)
+    assert await owed(context) == []
+    assert (await files_of(context, job_id))[0]["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "tries"), [(page(503), MOST_TRIES), (reply({}, 404), copying.MOST_TRIES_WHEN_GONE), (reply({}, 400), 1)]
+)
+async def test_a_file_that_its_host_does_not_give_is_given_up(
+    context: Context, tenant: UUID, provider: Provider, url: str, answer: Reply, tries: int
+) -> None:
+    provider.result = says(answer)
+    job_id = await owing(context, tenant, url)
+    for _ in range(tries):
+        assert len(await owed(context)) == 1
+        await let_copies_be_due(context)
+        await copy_due(context)
+    assert await owed(context) == []
+    [file] = await files_of(context, job_id)
+    assert (file["sha256"], bool(file["copy_error"])) == (None, True)
+    assert len(provider.calls) == tries
+
+
+async def test_an_error_of_our_own_store_is_tried_again_without_end(
+    context: Context, tenant: UUID, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = await owing(context, tenant, url)
+    full = broken(context, monkeypatch)
+    for tries in (0, 1, MOST_TRIES, 10 * MOST_TRIES, 1_000):
+        await let_copies_be_due(context, tries=tries)
+        await copy_due(full)
+        [row] = await owed(context)
+        assert 0 < row["wait"].total_seconds() <= copying.LONGEST_BACKOFF_SECONDS
+        [file] = await files_of(context, job_id)
+        assert (file["sha256"], "OSError" in file["copy_error"]) == (None, True)
+    await let_copies_be_due(context)
+    await copy_due(context)
+    [file] = await files_of(context, job_id)
+    assert (bool(file["sha256"]), file["copy_error"]) == (True, None)
+
+
+async def test_the_errors_of_our_own_store_are_not_held_against_the_file(
+    context: Context, tenant: UUID, provider: Provider, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a long failure of the store, one hiccup of the host must not be the end."""
+    job_id = await owing(context, tenant, url)
+    full = broken(context, monkeypatch)
+    for _ in range(MOST_TRIES + 1):
+        await let_copies_be_due(context)
+        await copy_due(full)
+    provider.result = says(page(503), FILE)
+    for _ in range(2):
+        await let_copies_be_due(context)
+        await copy_due(context)
+    [file] = await files_of(context, job_id)
+    assert file["sha256"]
+
+
+async def test_the_number_of_tries_never_stops_all_copies(context: Context, tenant: UUID, url: str) -> None:
+    await owing(context, tenant, url)
+    await let_copies_be_due(context, tries=32_767)
+    other = await owing(context, tenant, url)
+    await copy_due(context)
+    assert (await files_of(context, other))[0]["sha256"]
+
+
+@pytest.fixture
+def away(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first renewal of a lease meets a database that is away."""
+    renew = records.renew_lease
+    tried = False
+
+    async def once(*arguments: Any) -> None:
+        nonlocal tried
+        if not tried:
+            tried = True
+            raise DatabaseAway
+        await renew(*arguments)
+
+    monkeypatch.setattr(records, "renew_lease", once)
+
+
+async def test_a_renewal_that_fails_is_not_the_last(
+    context: Context, tenant: UUID, provider: Provider, url: str, away: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copying, "LEASE_SECONDS", 0.9)
+    await owing(context, tenant, url)
+    let_go, asked = asyncio.Event(), asyncio.Event()
+
+    async def file(_: Call) -> Reply:
+        asked.set()
+        await let_go.wait()
+        return FILE
+
+    provider.result = file
+    first = asyncio.create_task(copy_due(context))
+    await asked.wait()
+    await asyncio.sleep(1.5)
+    taken = await records.take_owed(context.db, 10, 60)
+    let_go.set()
+    await first
+    assert taken == []

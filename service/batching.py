@@ -10,8 +10,12 @@ Item = TypeVar("Item")
 class Batcher(Generic[Item]):
     """Writes what came while the last write was under way. Alone, an item is written at once."""
 
-    def __init__(self, write: Callable[[Sequence[Item]], Awaitable[None]]) -> None:
+    def __init__(
+        self, write: Callable[[Sequence[Item]], Awaitable[None]], *, whole: tuple[type[Exception], ...] = ()
+    ) -> None:
         self._write = write
+        # Errors that say nothing of any one item.
+        self._whole = whole
         self._waiting: list[tuple[Item, asyncio.Future[None]]] = []
         self._writer: asyncio.Task[None] | None = None
 
@@ -36,9 +40,10 @@ class Batcher(Generic[Item]):
         try:
             await self._write([item for item, _ in batch])
         except Exception as error:
-            if last_word:
+            final = last_word or isinstance(error, self._whole)
+            if final:
                 self._tell(batch, error)
-            return last_word
+            return final
         self._tell(batch, None)
         return True
 

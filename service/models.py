@@ -171,6 +171,7 @@ attempts = Table(
     Column("answered_at", Moment),
     Column("ended_at", Moment),
     Column("resubmitted_at", Moment),
+    Column("stop_due_at", Moment),
     Column("http_status", SmallInteger),
     Column("error", Text),
     one_of("state", AttemptState),
@@ -184,7 +185,7 @@ attempts = Table(
         "gateway_request_id",
         postgresql_where=text("gateway_request_id IS NOT NULL"),
     ),
-    Index("ix_attempts_to_stop", "job_id", postgresql_where=text("state = 'superseded' AND ended_at IS NULL")),
+    Index("ix_attempts_to_stop", "stop_due_at", postgresql_where=text("state = 'superseded' AND ended_at IS NULL")),
 )
 
 # Evidence: what a provider said, to the byte, how it reached us, and what was made of it. No foreign

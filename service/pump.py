@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from time import monotonic
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -58,9 +59,13 @@ class Pump(Generic[Item]):
         """Take nothing more, and give what is in hand this long to end."""
         self._stopping = True
         self._freed.set()
-        pumping = {self._pumping} if self._pumping else set()
-        if tasks := self._in_hand | pumping:
-            await asyncio.wait(tasks, timeout=seconds)
+        last = monotonic() + seconds
+        # What a take under way still brings was claimed, and so has to be carried out.
+        while tasks := self._in_hand | ({self._pumping} if self._pumping else set()):
+            if (left := last - monotonic()) <= 0:
+                log.warning("ended with work in hand", kind=self._name, left=len(self._in_hand))
+                return
+            await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     async def _finish(self) -> bool:
         """Wait for all in hand. Returns whether it was woken meanwhile."""

@@ -56,6 +56,7 @@ async def _submit(worker: Worker) -> None:
 
 async def _watch(worker: Worker) -> None:
     worker.watching.wake()
+    worker.stopping.wake()
 
 
 async def _copy(worker: Worker) -> None:
@@ -73,6 +74,7 @@ async def _sweep(worker: Worker) -> None:
         worker.submitting.wake()
     if owed["watch"]:
         worker.watching.wake()
+        worker.stopping.wake()
     if owed["copy"]:
         worker.copying.wake()
 

@@ -23,12 +23,14 @@ class Worker:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.submitting = Submitter(context).pump
-        self.watching = Watcher(context).pump
+        watcher = Watcher(context)
+        self.watching, self.stopping = watcher.looks, watcher.stops
         self.copying = Copier(context).pump
 
     async def stop(self) -> None:
         """Take nothing more, and wait for what is in hand."""
-        await asyncio.gather(*(pump.stop(LAST_SECONDS) for pump in (self.submitting, self.watching, self.copying)))
+        pumps = (self.submitting, self.watching, self.stopping, self.copying)
+        await asyncio.gather(*(pump.stop(LAST_SECONDS) for pump in pumps))
 
 
 class Runtime:

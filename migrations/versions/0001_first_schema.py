@@ -148,6 +148,7 @@ def upgrade() -> None:
         sa.Column("answered_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("resubmitted_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("stop_due_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("http_status", sa.SmallInteger(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.CheckConstraint(
@@ -174,7 +175,7 @@ def upgrade() -> None:
     op.create_index(
         "ix_attempts_to_stop",
         "attempts",
-        ["job_id"],
+        ["stop_due_at"],
         unique=False,
         postgresql_where=sa.text("state = 'superseded' AND ended_at IS NULL"),
     )

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import structlog
 
@@ -13,12 +13,14 @@ from service.artifacts.pictures import Mask, Picture, PictureRefused, measure_in
 from service.artifacts.records import Measured, OwedCopy
 from service.artifacts.storage import Spooled, TooLarge
 from service.context import Context
+from service.db import DatabaseAway
 from service.pump import Pump
 from service.queue import TaskName
 
 log = structlog.get_logger()
 
-SLOTS = 16
+# Many, because a link may not live long: what is fetched then waits for its turn to be measured.
+SLOTS = 64
 LARGEST_FILE = 512 * 2**20
 COPY_SECONDS = 120.0
 UNREADABLE = "application/octet-stream"
@@ -31,6 +33,7 @@ MOST_TRIES = 10
 MOST_TRIES_WHEN_GONE = 4
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 300.0
+STORE_AGAIN_SECONDS = 10.0
 
 
 class Copier:
@@ -60,11 +63,13 @@ async def copy(context: Context, owed: OwedCopy) -> None:
                 measured = await _measure(spooled, owed)
                 await context.storage.keep(spooled)
     except (DownloadFailed, TooLarge) as error:
-        await _failed(context, owed, str(error), _most_tries(error))
+        again_in = backoff(owed.tries) if owed.tries < _most_tries(error) else None
+        await _failed(context, owed, str(error), again_in, counts=True)
     except Exception as error:
         # Our own store or disk is at fault, which says nothing of the file: it is tried until it works.
         log.exception("a copy could not be stored", job_id=str(owed.job_id), index=owed.index)
-        await _failed(context, owed, f"It could not be stored ({type(error).__name__}).", owed.tries + 1)
+        words = f"It could not be stored ({type(error).__name__})."
+        await _failed(context, owed, words, STORE_AGAIN_SECONDS, counts=False)
     else:
         await records.record_copy(context.db, owed, measured)
 
@@ -76,7 +81,8 @@ async def _lease(context: Context, owed: OwedCopy) -> AsyncGenerator[None]:
     async def renew() -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 3)
-            await records.renew_lease(context.db, owed, LEASE_SECONDS)
+            with suppress(DatabaseAway):  # The next renewal may be in time.
+                await records.renew_lease(context.db, owed, LEASE_SECONDS)
 
     renewing = asyncio.create_task(renew())
     try:
@@ -114,12 +120,13 @@ def _most_tries(error: DownloadFailed | TooLarge) -> int:
     return MOST_TRIES if error.retryable else MOST_TRIES_WHEN_GONE if error.gone else 1
 
 
-async def _failed(context: Context, owed: OwedCopy, reason: str, most_tries: int) -> None:
-    again_in = None
-    if owed.tries < most_tries:
-        again_in = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(owed.tries, 10))
-        again_in *= random.uniform(0.5, 1.0)
+def backoff(tries: int) -> float:
+    longest = min(LONGEST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(tries, 10))
+    return longest * random.uniform(0.5, 1.0)
+
+
+async def _failed(context: Context, owed: OwedCopy, reason: str, again_in: float | None, *, counts: bool) -> None:
     log.warning("a copy failed", job_id=str(owed.job_id), index=owed.index, reason=reason, again_in=again_in)
-    await records.record_failure(context.db, owed, reason, again_in)
+    await records.record_failure(context.db, owed, reason, again_in, counts=counts)
     if again_in is not None:
         context.nudger.nudge(TaskName.COPY, after=again_in)

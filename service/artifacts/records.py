@@ -24,7 +24,7 @@ WITH picked AS (
     -- Files that were never tried come before those whose host does not answer.
     ORDER BY tries, due_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ), taken AS (
-    UPDATE copies SET tries = copies.tries + 1, due_at = now() + make_interval(secs => $2)
+    UPDATE copies SET tries = least(copies.tries + 1, 32767), due_at = now() + make_interval(secs => $2)
     FROM picked
     WHERE copies.job_id = picked.job_id AND copies.kind = picked.kind AND copies.index = picked.index
     RETURNING copies.*
@@ -94,7 +94,7 @@ async def record_copy(db: Database, owed: OwedCopy, copy: Measured) -> None:
 
 _FAILED = """
 WITH again AS (
-    UPDATE copies SET due_at = now() + make_interval(secs => $5)
+    UPDATE copies SET due_at = now() + make_interval(secs => $5), tries = greatest(0, tries - $6::int4)
     WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NOT NULL
 ), given_up AS (
     DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NULL
@@ -103,9 +103,11 @@ UPDATE artifacts SET copy_error = $4 WHERE job_id = $1 AND kind = $2 AND index =
 """
 
 
-async def record_failure(db: Database, owed: OwedCopy, reason: str, again_in: float | None) -> None:
+async def record_failure(
+    db: Database, owed: OwedCopy, reason: str, again_in: float | None, *, counts: bool = True
+) -> None:
     """Say why the copy failed, and when it is tried again: never, when `again_in` is None."""
-    await db.execute(_FAILED, owed.job_id, owed.kind, owed.index, reason, again_in)
+    await db.execute(_FAILED, owed.job_id, owed.kind, owed.index, reason, again_in, 0 if counts else 1)
 
 
 async def type_of(db: Database, sha256: str) -> tuple[str, int] | None:

@@ -51,7 +51,9 @@ async def take_due(db: Database, limit: int, next_look_seconds: float) -> list[D
 _MOVE_DUTY = f"""
 WITH moved AS (
     UPDATE live_jobs
-    SET duty = $3, due_at = least(now() + make_interval(secs => $4), deadline_at)
+    SET duty = CASE WHEN $3::text = '{Duty.SUBMIT}' AND cancel_requested_at IS NOT NULL
+                    THEN '{Duty.CLOSE}' ELSE $3::text END,
+        due_at = least(now() + make_interval(secs => $4), deadline_at)
     WHERE job_id = $1 AND attempt = $2 AND duty = $5
     RETURNING job_id, status, attempt
 ), tried AS (
@@ -145,22 +147,31 @@ class ToStop:
     cancel_url: str | None
 
 
-_TO_STOP = f"""
-SELECT job_id, number AS attempt, jobs.model, provider_request_id, cancel_url
-FROM attempts JOIN jobs ON jobs.id = job_id
-WHERE state = '{AttemptState.SUPERSEDED}' AND ended_at IS NULL
-LIMIT $1
+_TAKE_TO_STOP = f"""
+WITH picked AS (
+    SELECT job_id, number FROM attempts
+    WHERE state = '{AttemptState.SUPERSEDED}' AND ended_at IS NULL AND (stop_due_at IS NULL OR stop_due_at <= now())
+    ORDER BY stop_due_at NULLS FIRST
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED
+)
+UPDATE attempts SET stop_due_at = now() + make_interval(secs => $2)
+FROM picked, jobs
+WHERE attempts.job_id = picked.job_id AND attempts.number = picked.number AND jobs.id = picked.job_id
+RETURNING attempts.job_id, attempts.number AS attempt, jobs.model, attempts.provider_request_id, attempts.cancel_url
 """
 
-# A provider that does not answer is asked again with each sweep, but not for ever.
+# A provider that does not answer is asked again and again, but not for ever.
 _STOPPED = """
 UPDATE attempts SET ended_at = clock_timestamp()
-WHERE job_id = $1 AND number = $2 AND ended_at IS NULL AND ($3 OR claimed_at < now() - interval '1 hour')
+WHERE job_id = $1 AND number = $2 AND ended_at IS NULL
+  AND ($3 OR EXISTS (SELECT FROM outcomes WHERE outcomes.job_id = $1 AND completed_at < now() - interval '1 hour'))
 """
 
 
-async def to_stop(db: Database, limit: int) -> list[ToStop]:
-    return [ToStop(**dict(row)) for row in await db.fetch(_TO_STOP, limit)]
+async def take_to_stop(db: Database, limit: int, lease_seconds: float) -> list[ToStop]:
+    """Take attempts whose provider has to be asked to stop them."""
+    return [ToStop(**dict(row)) for row in await db.fetch(_TAKE_TO_STOP, limit, lease_seconds)]
 
 
 async def record_stop(db: Database, attempt: ToStop, *, answered: bool) -> None:
@@ -172,7 +183,8 @@ SELECT
     EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND due_at <= now()) AS submit,
     EXISTS (SELECT FROM live_jobs WHERE duty <> '{Duty.SUBMIT}' AND due_at <= now())
         OR EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND deadline_at <= now())
-        OR EXISTS (SELECT FROM attempts WHERE state = '{AttemptState.SUPERSEDED}' AND ended_at IS NULL) AS watch,
+        OR EXISTS (SELECT FROM attempts WHERE state = '{AttemptState.SUPERSEDED}' AND ended_at IS NULL
+                   AND (stop_due_at IS NULL OR stop_due_at <= now())) AS watch,
     EXISTS (SELECT FROM copies WHERE due_at <= now()) AS copy
 """
 

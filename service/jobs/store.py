@@ -376,9 +376,11 @@ FROM ended
 """
 
 # Not while a submission is on its way: what comes back from it must find the job.
+# A cancel that was asked for is what ends the job then, whatever else could.
+_UNSUBMITTED = f"AND duty IN ('{Duty.SUBMIT}', '{Duty.CLOSE}')"
 _CLOSE_UNSUBMITTED = {
-    event: _CLOSE.format(guard=guard(event), condition=f"AND duty IN ('{Duty.SUBMIT}', '{Duty.CLOSE}')")
-    for event in (Event.FAILED, Event.CANCELLED)
+    Event.FAILED: _CLOSE.format(guard=guard(Event.FAILED), condition=f"{_UNSUBMITTED} AND cancel_requested_at IS NULL"),
+    Event.CANCELLED: _CLOSE.format(guard=guard(Event.CANCELLED), condition=_UNSUBMITTED),
 }
 _CLOSE_ANYWAY = {event: _CLOSE.format(guard=guard(event), condition="") for event in (Event.FAILED, Event.CANCELLED)}
 

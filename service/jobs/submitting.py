@@ -6,7 +6,7 @@ from functools import partial
 
 from service.batching import Batcher
 from service.context import Context
-from service.db import patiently
+from service.db import DatabaseAway, patiently
 from service.jobs import operations, store
 from service.jobs.facts import Answer, Claim
 from service.jobs.lifecycle import AttemptState, Duty, Event
@@ -32,7 +32,7 @@ class Submitter:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._answers = Batcher(self._keep)
+        self._answers = Batcher(self._keep, whole=(DatabaseAway,))
         self.pump = Pump("submission", self._claim, self._submit, slots=SLOTS)
 
     async def drain(self) -> None:

@@ -17,37 +17,42 @@ log = structlog.get_logger()
 
 # Looks under way in one process at a time.
 SLOTS = 32
+STOP_SLOTS = 8
+
+# A stop that was not answered is tried again after this long.
+STOP_AGAIN_SECONDS = 60.0
 
 # How often a job whose submissions all stayed in doubt is submitted again before it is given up.
 MOST_RESUBMISSIONS = 3
 
 
 class Watcher:
-    """The looks of one worker process."""
+    """The looks of one worker process, and beside them, so that none waits for the other, what it stops."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.pump: Pump[Due | ToStop] = Pump("watch", self._take, self._handle, slots=SLOTS)
+        self.looks = Pump("look", self._take_due, self._look, slots=SLOTS)
+        self.stops = Pump("stop", self._take_to_stop, self._stop, slots=STOP_SLOTS)
 
-    async def _take(self, limit: int) -> Sequence[Due | ToStop]:
-        context = self._context
-        await due.expire(context.db)
-        taken: list[Due | ToStop] = list(await due.take_due(context.db, limit, context.settings.poll_seconds))
-        if len(taken) < limit:
-            # Fewer than there is room for, so that these alone never make it look again at once.
-            taken += await due.to_stop(context.db, limit - len(taken) - 1)
-        return taken
+    async def _take_due(self, limit: int) -> Sequence[Due]:
+        await due.expire(self._context.db)
+        return await due.take_due(self._context.db, limit, self._context.settings.poll_seconds)
 
-    async def _handle(self, item: Due | ToStop) -> None:
-        if isinstance(item, ToStop):
-            await stop(self._context, item)
-        else:
-            await look(self._context, item)
+    async def _look(self, job: Due) -> None:
+        await look(self._context, job)
+
+    async def _take_to_stop(self, limit: int) -> Sequence[ToStop]:
+        return await due.take_to_stop(self._context.db, limit, STOP_AGAIN_SECONDS)
+
+    async def _stop(self, attempt: ToStop) -> None:
+        await stop(self._context, attempt)
 
 
 async def watch(context: Context) -> None:
-    """Look at everything that is due."""
-    await Watcher(context).pump.drain()
+    """Look at everything that is due, and stop what is to be stopped."""
+    watcher = Watcher(context)
+    await watcher.looks.drain()
+    await watcher.stops.drain()
 
 
 async def stop(context: Context, attempt: ToStop) -> None:

@@ -40,6 +40,7 @@ LARGEST_RESULT = 64 * 2**20
 LARGEST_ANSWER = 2**20
 RESULT_SECONDS = 60.0
 STATUS_IN_ERROR = re.compile(r"status code:? ([45]\d\d)\b")
+ENCODING_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
 KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
 
 
@@ -217,7 +218,9 @@ class FalQueue:
                         raise TooMuch
             finally:
                 await response.aclose()
-        return httpx.Response(response.status_code, headers=response.headers, content=bytes(body))
+        # The body is decoded; what said how is not true any more.
+        headers_left = [pair for pair in response.headers.multi_items() if pair[0] not in ENCODING_HEADERS]
+        return httpx.Response(response.status_code, headers=headers_left, content=bytes(body))
 
     def _address(self, given: str | None, model: str, request_id: str, suffix: str) -> str:
         """The address that the queue gave, if it is its own: our key goes to nobody else."""
@@ -253,7 +256,7 @@ def read_result(response: httpx.Response, body: bytes, request_id: str, error: o
     try:
         parse_loosely(body)
     except NotJSON:
-        if status != 200 or "html" in response.headers.get("content-type", ""):
+        if status != 200 or not body or "html" in response.headers.get("content-type", ""):
             return Silent(f"HTTP {status} without JSON")
         return Ended(Ending(Event.COMPLETED, 200, encode(body.decode("utf-8", "replace"))), evidence)
     if status == 200:

@@ -91,7 +91,8 @@ def test_an_operator_cannot_switch_off_a_models_validation() -> None:
 
 @pytest.mark.parametrize("model", all_models(), ids=lambda model: model.id)
 def test_the_schemas_are_valid_and_the_example_fits(model: Model) -> None:
-    assert model.Input is not None and model.Output is not None
+    assert model.Input is not None
+    assert model.Output is not None
     Draft202012Validator.check_schema(model.Output.model_json_schema())
     schema = model.Input.model_json_schema()
     Draft202012Validator.check_schema(schema)

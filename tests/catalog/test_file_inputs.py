@@ -1,7 +1,6 @@
 """What counts as a file in an input: an http(s) URL or a base64 data URI."""
 
 import base64
-
 from contextlib import nullcontext
 
 import pytest
@@ -163,6 +162,6 @@ def test_a_data_uri_is_a_file_exactly_if_its_base64_is_canonical_in_form(payload
 def test_megabytes_of_a_hostile_uri_are_judged(start: str, end: str) -> None:
     # What backtracks over them would take minutes, and the suite's time limit would end it.
     uri = start + "A" * 5_000_000 + end
-    good = uri == "data:image/png;base64," + "A" * 5_000_004 or start == "data:image/png;base64," and end == "AAAA"
+    good = uri == "data:image/png;base64," + "A" * 5_000_004 or (start == "data:image/png;base64," and end == "AAAA")
     with nullcontext() if good else pytest.raises(Invalid):
         check_input(SA2VA, {"prompt": "Hello", "image_url": uri})

@@ -171,11 +171,11 @@ async def test_an_acceptance_after_the_end_makes_its_attempt_owed_a_stop(db: Dat
     claim = await making.claimed(db, tenant)
     await ended_without(db, claim, how)
     assert (await making.states(db, claim.job_id))[0] == "superseded"
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
     before = await making.status(db, claim.job_id)
     await store.record_answers(db, [making.accepted(claim, "late", cancel_url="c")])
     assert (await making.states(db, claim.job_id))[0] == "superseded…"
-    [attempt] = await due.to_stop(db, 10)
+    [attempt] = await due.take_to_stop(db, 10, 0.0)
     assert (attempt.attempt, attempt.provider_request_id, attempt.cancel_url) == (1, "late", "c")
     assert await making.status(db, claim.job_id) == before
 
@@ -188,17 +188,17 @@ async def test_any_other_answer_after_the_end_leaves_nothing_to_stop(
     await ended_without(db, claim, "closed")
     await store.record_answers(db, [make(claim)])
     assert await making.states(db, claim.job_id) == ["superseded"]
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
 
 
 async def test_an_acceptance_that_is_told_twice_is_stopped_once(db: Database, tenant: UUID) -> None:
     claim = await making.claimed(db, tenant)
     await ended_without(db, claim, "closed")
     await store.record_answers(db, [making.accepted(claim, "late")])
-    [attempt] = await due.to_stop(db, 10)
+    [attempt] = await due.take_to_stop(db, 10, 0.0)
     await due.record_stop(db, attempt, answered=True)
     await store.record_answers(db, [making.accepted(claim, "late")])
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
 
 
 async def test_an_acceptance_of_an_attempt_that_gave_the_result_leaves_nothing_to_stop(
@@ -208,7 +208,7 @@ async def test_an_acceptance_of_an_attempt_that_gave_the_result_leaves_nothing_t
     assert await making.settle(db, claim)
     await store.record_answers(db, [making.accepted(claim, "r-1")])
     assert await making.states(db, claim.job_id) == ["completed"]
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
 
 
 async def test_repeating_an_answer_changes_nothing(db: Database, tenant: UUID) -> None:

@@ -90,14 +90,14 @@ async def test_an_attempt_that_the_provider_stopped_ends_as_its_job(
     claim = await making.submitted(db, tenant)
     assert await store.close(db, claim.job_id, ending, even_if_submitted=True, stopped=True)
     assert await making.states(db, claim.job_id) == [await making.status(db, claim.job_id)]
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
 
 
 async def test_an_attempt_that_the_provider_may_have_is_left_to_be_stopped(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant, "r-1")
     assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     assert await making.states(db, claim.job_id) == ["superseded…"]
-    assert [(each.attempt, each.provider_request_id) for each in await due.to_stop(db, 10)] == [(1, "r-1")]
+    assert [(each.attempt, each.provider_request_id) for each in await due.take_to_stop(db, 10, 0.0)] == [(1, "r-1")]
 
 
 async def test_an_attempt_without_a_name_cannot_be_stopped(db: Database, tenant: UUID) -> None:
@@ -105,7 +105,7 @@ async def test_an_attempt_without_a_name_cannot_be_stopped(db: Database, tenant:
     await store.record_answers(db, [making.ambiguous(claim)])
     assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     assert await making.states(db, claim.job_id) == ["superseded"]
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
 
 
 @pytest.mark.parametrize("stopped", [False, True])
@@ -121,7 +121,7 @@ async def test_of_many_attempts_only_the_last_was_stopped_and_the_refused_stay_s
     assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True, stopped=stopped)
     last = "cancelled" if stopped else "superseded…"
     assert await making.states(db, claim.job_id) == ["refused…", "superseded…", last]
-    names = {each.provider_request_id for each in await due.to_stop(db, 10)}
+    names = {each.provider_request_id for each in await due.take_to_stop(db, 10, 0.0)}
     assert names == ({"r-2"} if stopped else {"r-2", "r-3"})
 
 

@@ -266,25 +266,25 @@ async def test_an_attempt_to_stop_comes_with_its_address_until_it_is_answered(db
     claim = await making.claimed(db, tenant)
     await store.record_answers(db, [making.accepted(claim, "r-1", cancel_url="c")])
     await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
-    [attempt] = await due.to_stop(db, 10)
+    [attempt] = await due.take_to_stop(db, 10, 0.0)
     assert attempt == due.ToStop(claim.job_id, 1, making.MODEL, "r-1", "c")
     await due.record_stop(db, attempt, answered=False)
-    assert await due.to_stop(db, 10) == [attempt]
+    assert await due.take_to_stop(db, 10, 0.0) == [attempt]
     await due.record_stop(db, attempt, answered=True)
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
     assert await making.states(db, claim.job_id) == ["superseded"]
 
 
 async def test_a_provider_that_never_answers_is_not_asked_for_ever(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant)
     await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
-    [attempt] = await due.to_stop(db, 10)
+    [attempt] = await due.take_to_stop(db, 10, 0.0)
     await making.make_older(db, claim.job_id, 3_590)
     await due.record_stop(db, attempt, answered=False)
-    assert await due.to_stop(db, 10) == [attempt]
+    assert await due.take_to_stop(db, 10, 0.0) == [attempt]
     await making.make_older(db, claim.job_id, 20)
     await due.record_stop(db, attempt, answered=False)
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
 
 
 async def test_no_more_are_to_be_stopped_than_there_is_room_for(db: Database, tenant: UUID) -> None:

@@ -163,7 +163,7 @@ class JobLife(RuleBasedStateMachine):
 
     @rule(answered=st.booleans())
     def stop(self, answered: bool) -> None:
-        for attempt in self.run(due.to_stop(self.db, 10)):
+        for attempt in self.run(due.take_to_stop(self.db, 10, 0.0)):
             assert self.run(making.live(self.db, attempt.job_id)) is None
             self.run(due.record_stop(self.db, attempt, answered=answered))
             if answered:

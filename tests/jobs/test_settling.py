@@ -127,7 +127,7 @@ async def test_an_end_supersedes_every_other_attempt_that_is_open(db: Database, 
     assert row is not None
     assert row["to_stop"] is True
     assert await making.states(db, last.job_id) == ["refused…", "superseded", "superseded…", "completed"]
-    assert [(each.attempt, each.provider_request_id) for each in await due.to_stop(db, 10)] == [(3, "r-3")]
+    assert [(each.attempt, each.provider_request_id) for each in await due.take_to_stop(db, 10, 0.0)] == [(3, "r-3")]
 
 
 async def test_an_end_without_a_named_rival_leaves_nothing_to_stop(db: Database, tenant: UUID) -> None:
@@ -139,7 +139,7 @@ async def test_an_end_without_a_named_rival_leaves_nothing_to_stop(db: Database,
     row = await store.settle(db, second.job_id, 2, making.completed(), making.heard(), "webhook", Lifted())
     assert row is not None
     assert row["to_stop"] is False
-    assert await due.to_stop(db, 10) == []
+    assert await due.take_to_stop(db, 10, 0.0) == []
 
 
 async def test_an_end_with_a_named_rival_wakes_the_watch(

@@ -516,7 +516,7 @@ async def test_more_attempts_than_there_are_slots_are_stopped(
     for _ in range(4):
         await watch(context)
     assert len(provider.asked("/cancel")) == len(claims)
-    assert await due.to_stop(context.db, 1) == []
+    assert await due.take_to_stop(context.db, 1, 0.0) == []
 
 
 async def test_a_stop_under_way_is_not_begun_again_by_the_next_sweep(

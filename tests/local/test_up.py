@@ -78,7 +78,8 @@ def test_a_second_up_on_the_same_data_is_refused_in_one_line(service: Running) -
     second = roundtrip("up", "--port", "0", "--data", str(service.data))
     assert second.returncode == 2
     assert second.stderr == (
-        f"roundtrip: {service.data} is in use by process {os.getpid()}; stop it, or choose another data directory (--data; with make: DATA=…)\n"
+        f"roundtrip: {service.data} is in use by process {os.getpid()}; stop it,"
+        " or choose another data directory (--data; with make: DATA=…)\n"
     )
 
 

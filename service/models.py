@@ -172,6 +172,7 @@ attempts = Table(
     Column("ended_at", Moment),
     Column("resubmitted_at", Moment),
     Column("stop_due_at", Moment),
+    Column("stop_tries", SmallInteger, nullable=False, server_default=text("0")),
     Column("http_status", SmallInteger),
     Column("error", Text),
     one_of("state", AttemptState),

@@ -149,6 +149,7 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("resubmitted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("stop_due_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("stop_tries", sa.SmallInteger(), server_default=sa.text("0"), nullable=False),
         sa.Column("http_status", sa.SmallInteger(), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.CheckConstraint(

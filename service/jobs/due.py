@@ -155,17 +155,17 @@ WITH picked AS (
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 )
-UPDATE attempts SET stop_due_at = now() + make_interval(secs => $2)
+UPDATE attempts SET stop_due_at = now() + make_interval(secs => $2), stop_tries = stop_tries + 1
 FROM picked, jobs
 WHERE attempts.job_id = picked.job_id AND attempts.number = picked.number AND jobs.id = picked.job_id
 RETURNING attempts.job_id, attempts.number AS attempt, jobs.model, attempts.provider_request_id, attempts.cancel_url
 """
 
 # A provider that does not answer is asked again and again, but not for ever.
+MOST_STOPS = 60
 _STOPPED = """
 UPDATE attempts SET ended_at = clock_timestamp()
-WHERE job_id = $1 AND number = $2 AND ended_at IS NULL
-  AND ($3 OR EXISTS (SELECT FROM outcomes WHERE outcomes.job_id = $1 AND completed_at < now() - interval '1 hour'))
+WHERE job_id = $1 AND number = $2 AND ended_at IS NULL AND ($3 OR stop_tries >= $4)
 """
 
 
@@ -175,7 +175,7 @@ async def take_to_stop(db: Database, limit: int, lease_seconds: float) -> list[T
 
 
 async def record_stop(db: Database, attempt: ToStop, *, answered: bool) -> None:
-    await db.execute(_STOPPED, attempt.job_id, attempt.attempt, answered)
+    await db.execute(_STOPPED, attempt.job_id, attempt.attempt, answered, MOST_STOPS)
 
 
 _ANYTHING_DUE = f"""

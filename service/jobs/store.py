@@ -349,7 +349,8 @@ async def settle(
     return await db.fetchrow(_SETTLE_STATEMENTS[ending.event, bool(lifted.files)], *values)
 
 
-# $1 job, $2 ended status, $3 http status, $4 body, $5 error type, $6 error, $7 whether the provider stopped it
+# $1 job, $2 ended status, $3 http status, $4 body, $5 error type, $6 error, $7 whether the provider stopped it,
+# $8 whether the provider was asked to
 _CLOSE = f"""
 WITH ended AS (
     DELETE FROM live_jobs WHERE job_id = $1 AND {{guard}} {{condition}} RETURNING *
@@ -363,7 +364,7 @@ WITH ended AS (
     UPDATE attempts
     SET state = CASE WHEN $7::bool AND attempts.number = ended.attempt THEN $2::text
                      ELSE '{AttemptState.SUPERSEDED}' END,
-        ended_at = CASE WHEN $7::bool AND attempts.number = ended.attempt OR provider_request_id IS NULL
+        ended_at = CASE WHEN ($7::bool OR $8::bool) AND attempts.number = ended.attempt OR provider_request_id IS NULL
                         THEN clock_timestamp() END
     FROM ended
     WHERE attempts.job_id = ended.job_id AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
@@ -386,11 +387,17 @@ _CLOSE_ANYWAY = {event: _CLOSE.format(guard=guard(event), condition="") for even
 
 
 async def close(
-    db: Database, job_id: UUID, ending: Ending, *, even_if_submitted: bool = False, stopped: bool = False
+    db: Database,
+    job_id: UUID,
+    ending: Ending,
+    *,
+    even_if_submitted: bool = False,
+    stopped: bool = False,
+    asked: bool = False,
 ) -> bool:
     """End a job by our own decision: a cancel, a deadline, a give-up. False: it had moved on.
 
-    Unless the provider has `stopped` it, an attempt that it may have is left to be stopped.
+    Unless the provider has `stopped` it, or was `asked` to, an attempt that it may have is left to be stopped.
     """
     statements = _CLOSE_ANYWAY if even_if_submitted else _CLOSE_UNSUBMITTED
     row = await db.fetchrow(
@@ -402,6 +409,7 @@ async def close(
         ending.error_type,
         ending.error,
         stopped,
+        asked,
     )
     return row is not None
 

@@ -98,13 +98,13 @@ async def _stayed_in_doubt(context: Context, job: Due) -> None:
 
 async def _too_late(context: Context, job: Due) -> None:
     """A result that is there already was paid for, so it is taken rather than thrown away."""
-    stopped = False
+    answer = None
     if job.provider_request_id:
         answer = await context.fal.cancel(job.model, job.provider_request_id, job.cancel_url)
-        stopped = answer == "removed"
         if answer == "over" and await _ask_for_end(context, job, job.provider_request_id):
             return
-    await store.close(context.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped)
+    stopped, asked = answer == "removed", answer is not None
+    await store.close(context.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped, asked=asked)
 
 
 async def _ask_for_end(context: Context, job: Due, request_id: str) -> bool:

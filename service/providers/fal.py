@@ -40,7 +40,7 @@ LARGEST_RESULT = 64 * 2**20
 LARGEST_ANSWER = 2**20
 RESULT_SECONDS = 60.0
 STATUS_IN_ERROR = re.compile(r"status code:? ([45]\d\d)\b")
-ENCODING_HEADERS = {"content-encoding", "content-length", "transfer-encoding"}
+ENCODING_HEADERS = {b"content-encoding", b"content-length", b"transfer-encoding"}
 KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
 
 
@@ -219,7 +219,7 @@ class FalQueue:
             finally:
                 await response.aclose()
         # The body is decoded; what said how is not true any more.
-        headers_left = [pair for pair in response.headers.multi_items() if pair[0] not in ENCODING_HEADERS]
+        headers_left = [pair for pair in response.headers.raw if pair[0].lower() not in ENCODING_HEADERS]
         return httpx.Response(response.status_code, headers=headers_left, content=bytes(body))
 
     def _address(self, given: str | None, model: str, request_id: str, suffix: str) -> str:

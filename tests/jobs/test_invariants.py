@@ -182,7 +182,7 @@ class JobLife(RuleBasedStateMachine):
 
     @invariant()
     def an_end_leaves_no_attempt_open_but_those_to_be_stopped(self) -> None:
-        to_stop = {(each.job_id, each.attempt) for each in self.run(due.to_stop(self.db, 1_000))}
+        to_stop = {(each.job_id, each.attempt) for each in self.run(due.take_to_stop(self.db, 1_000, 0.0))}
         for job_id in getattr(self, "jobs", ()):
             attempts, outcome = self.run(making.attempts(self.db, job_id)), self.run(making.outcome(self.db, job_id))
             count = sum(attempt["resubmitted_at"] is not None for attempt in attempts)

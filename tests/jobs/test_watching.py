@@ -452,8 +452,8 @@ async def test_a_result_that_cannot_be_had_at_the_deadline_does_not_put_it_off(
     ("answer", "state"),
     [
         (reply({"status": "OK"}), "failed"),
-        (reply({"status": "CANCELLATION_REQUESTED"}, 202), "superseded…"),
-        (reply({"detail": "Not found"}, 404), "superseded…"),
+        (reply({"status": "CANCELLATION_REQUESTED"}, 202), "superseded"),
+        (reply({"detail": "Not found"}, 404), "superseded"),
         (page(502), "superseded…"),
         (None, "superseded…"),
     ],
@@ -505,6 +505,7 @@ async def test_a_stop_that_the_provider_does_not_answer_is_tried_again(
         await watch(context)
         assert len(provider.calls) == asked
         assert await making.states(context.db, first.job_id) == ["superseded…", "completed"]
+        await context.db.execute("UPDATE attempts SET stop_due_at = now()")
     await watch(context)
     assert await making.states(context.db, first.job_id) == ["superseded", "completed"]
 
@@ -533,11 +534,11 @@ async def test_a_stop_under_way_is_not_begun_again_by_the_next_sweep(
     provider.cancel = hang
     watcher = Watcher(context)
     for _ in range(5):
-        watcher.pump.wake()
+        watcher.stops.wake()
         await asyncio.sleep(0.1)
     asked = len(provider.asked("/cancel"))
     let_go.set()
-    await watcher.pump.drain()
+    await watcher.stops.drain()
     assert asked == 1
 
 
@@ -567,16 +568,15 @@ async def test_a_stop_that_hangs_does_not_hold_up_the_looks(context: Context, te
     provider.cancel = hang
     watcher = Watcher(context)
     for _ in range(2 * SLOTS):
-        watcher.pump.wake()
+        watcher.stops.wake()
         await asyncio.sleep(0.01)
     claim = await making.submitted(context.db, tenant)
     await making.make_due(context.db, claim.job_id)
     provider.ended(Reply(200, making.CAT))
-    watcher.pump.wake()
-    await asyncio.sleep(1)
+    await watcher.looks.drain()
     seen = await making.status(context.db, claim.job_id)
     let_go.set()
-    await watcher.pump.drain()
+    await watcher.stops.drain()
     assert seen == "completed"
 
 

@@ -5,8 +5,8 @@ from uuid import UUID
 
 from service.db import Database, Row
 from service.jobs.facts import Due
+from service.jobs.guards import CHANNEL, guard, target
 from service.jobs.lifecycle import AttemptState, Duty, Event, Status
-from service.jobs.store import CHANNEL, guard, target
 
 _TAKE_DUE = f"""
 WITH picked AS (

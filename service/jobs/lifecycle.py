@@ -1,6 +1,6 @@
 """What a job may become, stated once. Pure: imports nothing of ours.
 
-`store.py` builds the guards of its statements from `MOVES`; the CHECK constraints in `models.py`
+`guards.py` makes the conditions of statements from `MOVES`; the CHECK constraints in `models.py`
 repeat the essential part; `docs/job-states.md` is drawn from it. No other code writes a status.
 """
 

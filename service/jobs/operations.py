@@ -15,7 +15,7 @@ from service.catalog import lift as lift_by_shape
 from service.catalog.base import Lifted
 from service.context import Context
 from service.errors import Conflict, IdempotencyMismatch, UnknownModel
-from service.jobs import store
+from service.jobs import endings, store
 from service.jobs.facts import Ending, Evidence, NewJob
 from service.jobs.lifecycle import Duty, Event, Status
 from service.jsontext import NotJSON, encode, parse_loosely
@@ -80,9 +80,9 @@ def fingerprint_of(job: NewJob) -> bytes:
 async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: Ending, evidence: Evidence) -> str:
     """Settle a job by what was heard of it. Returns the verdict on the news: `applied` settled it."""
     lifted = lift(context, model, ended)
-    row = await store.settle(context.db, job_id, attempt, ended, evidence, evidence.source, lifted)
+    row = await endings.settle(context.db, job_id, attempt, ended, evidence, evidence.source, lifted)
     if row is None:
-        return await store.file_report(context.db, job_id, attempt, evidence, ended)
+        return await endings.file_report(context.db, job_id, attempt, evidence, ended)
     if lifted.files:
         context.nudger.nudge(TaskName.COPY)
     if row["to_stop"]:
@@ -106,10 +106,10 @@ def lift(context: Context, model: str, ended: Ending) -> Lifted:
 
 async def cancel(context: Context, job_id: UUID) -> bool:
     """Ask for a job's end. False: it had ended before."""
-    duty = await store.request_cancel(context.db, job_id)
+    duty = await endings.request_cancel(context.db, job_id)
     if duty is None:
         return False
-    if duty is not Duty.CLOSE or not await store.close(context.db, job_id, CANCELLED):
+    if duty is not Duty.CLOSE or not await endings.close(context.db, job_id, CANCELLED):
         context.nudger.nudge(TaskName.WATCH)
     return True
 

@@ -7,7 +7,7 @@ from functools import partial
 from service.batching import Batcher
 from service.context import Context
 from service.db import DatabaseAway, patiently
-from service.jobs import operations, store
+from service.jobs import endings, guards, operations, store
 from service.jobs.facts import Answer, Claim
 from service.jobs.lifecycle import AttemptState, Duty, Event
 from service.providers.base import Accepted, Refused, Rejected, Unknown
@@ -58,7 +58,7 @@ class Submitter:
                 await self._answers.put(self._answer(claim, said))
                 words = f"No provider took the job in time. {said.reason}"
                 given_up = operations.ending(Event.FAILED, 503, "submission_refused", words)
-                await patiently(partial(store.close, self._context.db, claim.job_id, given_up), PATIENCE_SECONDS)
+                await patiently(partial(endings.close, self._context.db, claim.job_id, given_up), PATIENCE_SECONDS)
             case _:
                 await self._answers.put(self._answer(claim, said))
 
@@ -87,7 +87,7 @@ class Submitter:
             case Unknown():
                 delay = settings.ambiguous_seconds
                 state, duty = AttemptState.AMBIGUOUS, Duty.SETTLE
-        words = store.storable(said.reason)
+        words = guards.storable(said.reason)
         return Answer(claim.job_id, claim.attempt, state, duty, delay, http_status=said.http_status, error=words)
 
     async def _keep(self, answers: Sequence[Answer]) -> None:

@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 
 from service.db import AWAY, Database
-from service.jobs.store import CHANNEL
+from service.jobs.guards import CHANNEL
 
 log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import structlog
 
 from service.context import Context
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations
 from service.jobs.due import ToStop
 from service.jobs.facts import Due
 from service.jobs.lifecycle import Duty, Event
@@ -66,7 +66,7 @@ async def look(context: Context, job: Due) -> None:
         case Duty.ANSWER:
             await _worker_died(context, job)
         case Duty.CLOSE:
-            await store.close(context.db, job.job_id, operations.CANCELLED if job.cancel_requested else TOO_LATE)
+            await endings.close(context.db, job.job_id, operations.CANCELLED if job.cancel_requested else TOO_LATE)
         case _ if job.past_deadline:
             await _too_late(context, job)
         case Duty.SETTLE:
@@ -86,11 +86,11 @@ async def _worker_died(context: Context, job: Due) -> None:
 
 async def _stayed_in_doubt(context: Context, job: Due) -> None:
     if job.cancel_requested:
-        await store.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True)
+        await endings.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True)
     elif job.resubmissions >= MOST_RESUBMISSIONS:
         words = "Every submission of the job was left without an answer, and no webhook came."
         given_up = operations.ending(Event.FAILED, 502, "submission_unknown", words)
-        await store.close(context.db, job.job_id, given_up, even_if_submitted=True)
+        await endings.close(context.db, job.job_id, given_up, even_if_submitted=True)
     elif await due.submit_again(context.db, job):
         log.warning("submitting again after a lost answer", job_id=str(job.job_id), attempt=job.attempt)
         context.nudger.nudge(TaskName.SUBMIT)
@@ -104,7 +104,7 @@ async def _too_late(context: Context, job: Due) -> None:
         if answer == "over" and await _ask_for_end(context, job, job.provider_request_id):
             return
     stopped, asked = answer == "removed", answer is not None
-    await store.close(context.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped, asked=asked)
+    await endings.close(context.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped, asked=asked)
 
 
 async def _ask_for_end(context: Context, job: Due, request_id: str) -> bool:
@@ -120,7 +120,7 @@ async def _ask(context: Context, job: Due) -> None:
     if job.cancel_requested:
         answer = await context.fal.cancel(job.model, job.provider_request_id, job.cancel_url)
         if answer == "removed":
-            await store.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True, stopped=True)
+            await endings.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True, stopped=True)
             return
     seen = await context.fal.look(job.model, job.provider_request_id, job.status_url, job.response_url)
     await _act(context, job, seen)
@@ -137,6 +137,6 @@ async def _act(context: Context, job: Due, seen: Observation) -> None:
         case Missing(http_status=status) if job.since_claim > context.settings.lost_after_seconds:
             words = f"The provider no longer knows the request (HTTP {status})."
             lost = operations.ending(Event.FAILED, 502, "provider_lost_request", words)
-            await store.close(context.db, job.job_id, lost, even_if_submitted=True)
+            await endings.close(context.db, job.job_id, lost, even_if_submitted=True)
         case Missing() | Silent():
             log.info("nothing learned from the provider", job_id=str(job.job_id), seen=repr(seen))

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from service.bodies import read_body
 from service.context import Context
 from service.errors import SignatureRejected, UnsupportedMedia
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations
 from service.jobs.facts import Evidence
 from service.jsontext import encode
 from service.providers.fal import Envelope, Incomplete, Unreadable, ending_of, read_envelope
@@ -74,7 +74,7 @@ async def _apply(
     try:
         envelope = read_envelope(body)
         if envelope.request_id != signed.request_id:
-            return await store.file_report(context.db, job_id, attempt, evidence(envelope), None, "foreign")
+            return await endings.file_report(context.db, job_id, attempt, evidence(envelope), None, "foreign")
         ending = ending_of(envelope)
     except Unreadable:
         verdict = "unreadable"
@@ -82,7 +82,7 @@ async def _apply(
         verdict = "incomplete"
     else:
         return await operations.end(context, job_id, attempt, model, ending, evidence(envelope))
-    filed = await store.file_report(context.db, job_id, attempt, evidence(), None, verdict)
+    filed = await endings.file_report(context.db, job_id, attempt, evidence(), None, verdict)
     if await due.look_now(context.db, job_id, attempt):
         context.nudger.nudge(TaskName.WATCH)
     return filed

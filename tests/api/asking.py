@@ -13,7 +13,7 @@ from service.artifacts import records
 from service.artifacts.records import Measured, OwedCopy
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
-from service.jobs import operations, store
+from service.jobs import endings, operations
 from tests import making
 
 LLAVA = "fal-ai/llava-next"
@@ -75,7 +75,7 @@ async def with_files(context: Context, tenant: UUID) -> UUID:
     )
     lifted = Lifted(text="Two.", files=files, seed=2**53 + 1, usage={"tokens": 3}, timings={"inference": 1.5})
     ending = making.completed(body.encode())
-    await store.settle(context.db, claim.job_id, 1, ending, making.heard(ending.body), "webhook", lifted)
+    await endings.settle(context.db, claim.job_id, 1, ending, making.heard(ending.body), "webhook", lifted)
     await store_copy(context, claim.job_id, "mask", 0, picture(255))
     await store_copy(context, claim.job_id, "image", 0, picture(1))
     return claim.job_id
@@ -93,8 +93,8 @@ async def in_every_status(context: Context, tenant: UUID) -> dict[str, UUID]:
     )
     jobs["in_progress"] = running.job_id
     jobs["cancelled"] = await making.queued(db, tenant)
-    await store.request_cancel(db, jobs["cancelled"])
-    await store.close(db, jobs["cancelled"], operations.CANCELLED)
+    await endings.request_cancel(db, jobs["cancelled"])
+    await endings.close(db, jobs["cancelled"], operations.CANCELLED)
     jobs["queued"] = await making.queued(
         db, tenant, tags=["a", "b"], metadata='{"user": {"id": 7}}', deadline_seconds=60.0, priority="low"
     )

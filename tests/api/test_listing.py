@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from service.catalog.base import Lifted
 from service.context import Context
 from service.db import Database
-from service.jobs import store
+from service.jobs import endings
 from service.jobs.filters import make_cursor, read_cursor
 from tests import making
 from tests.api.asking import in_every_status, is_problem, places
@@ -104,7 +104,7 @@ async def test_a_list_is_narrowed_by_text_of_the_input_or_the_output(
 ) -> None:
     claim = await making.submitted(db, tenant, input='{"prompt": "a word, 100% \\_ Zürich"}')
     ending, lifted = making.completed(), Lifted(text="This is the output.")
-    await store.settle(db, claim.job_id, 1, ending, making.heard(), "webhook", lifted)
+    await endings.settle(db, claim.job_id, 1, ending, making.heard(), "webhook", lifted)
     await making.queued(db, tenant, input='{"prompt": "1000 x_"}')
     assert await listed(client, q=text) == [str(claim.job_id)]
 

@@ -12,7 +12,7 @@ from service.api import openapi
 from service.catalog.base import Lifted
 from service.context import Context
 from service.db import Database
-from service.jobs import store
+from service.jobs import endings, store
 from service.jobs.lifecycle import LIVE, Status
 from tests import making
 from tests.api.asking import in_every_status, is_problem, picture, store_copy, with_files
@@ -152,7 +152,7 @@ async def test_no_figure_of_a_model_hides_its_job(
     client: httpx.AsyncClient, db: Database, tenant: UUID, lifted: Lifted
 ) -> None:
     claim = await making.submitted(db, tenant)
-    await store.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+    await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
     job = await job_of(client, claim.job_id)
     assert len((await client.get("/v1/jobs")).json()["jobs"]) == 1
     assert job["seed"] is None or job["seed"] == lifted.seed

@@ -10,7 +10,7 @@ import pytest
 
 from service.context import Context
 from service.db import Database
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations, store
 from tests import making
 from tests.api.asking import places
 
@@ -34,7 +34,7 @@ async def test_a_wait_ends_with_a_job_that_we_close(client: httpx.AsyncClient, d
     job_id = await making.queued(db, tenant)
     waiting = asyncio.create_task(client.get(f"/v1/jobs/{job_id}?wait=60"))
     await somebody_waits(db, job_id)
-    await store.close(db, job_id, operations.CANCELLED)
+    await endings.close(db, job_id, operations.CANCELLED)
     assert (await waiting).json()["status"] == "cancelled"
 
 

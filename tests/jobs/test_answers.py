@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from service.db import Database, Row
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations, store
 from service.jobs.facts import Answer, Due
 from tests import making
 
@@ -132,7 +132,7 @@ async def test_a_job_in_progress_is_not_sent_back_by_its_answer(db: Database, te
 async def test_a_cancel_that_was_asked_meanwhile_is_told(db: Database, tenant: UUID) -> None:
     claim = await making.claimed(db, tenant)
     other = await making.claimed(db, tenant)
-    await store.request_cancel(db, claim.job_id)
+    await endings.request_cancel(db, claim.job_id)
     told = await store.record_answers(db, [making.accepted(claim), making.accepted(other)])
     assert told == [(claim.job_id, 1)]
 
@@ -149,7 +149,7 @@ async def test_after_a_cancel_an_answer_is_acted_on_at_once_unless_it_says_nothi
     db: Database, tenant: UUID, make: Callable[..., Answer], duty: str, is_due: bool
 ) -> None:
     claim = await making.claimed(db, tenant)
-    await store.request_cancel(db, claim.job_id)
+    await endings.request_cancel(db, claim.job_id)
     assert await store.record_answers(db, [make(claim, delay=3600.0)]) == [(claim.job_id, 1)]
     row = await making.live(db, claim.job_id)
     assert row is not None
@@ -160,7 +160,7 @@ async def test_after_a_cancel_an_answer_is_acted_on_at_once_unless_it_says_nothi
 async def ended_without(db: Database, claim: making.Claim, how: str) -> None:
     """End the job while this attempt's answer is still on its way."""
     if how == "closed":
-        assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+        assert await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     else:
         second = await making.resubmitted(db, claim)
         assert await making.settle(db, second, evidence=making.heard(request_id="second"))

@@ -9,7 +9,7 @@ import pytest
 
 from service.context import Context
 from service.db import Database
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations, store
 from service.jobs.facts import Answer
 from service.jobs.lifecycle import Duty
 from service.jobs.watching import TOO_LATE, watch
@@ -44,7 +44,7 @@ async def test_a_cancel_does_not_end_a_submission_that_is_on_its_way(context: Co
     claim = await making.claimed(context.db, tenant)
     assert await operations.cancel(context, claim.job_id)
     assert await making.status(context.db, claim.job_id) == "queued"
-    assert not await store.close(context.db, claim.job_id, operations.CANCELLED)
+    assert not await endings.close(context.db, claim.job_id, operations.CANCELLED)
 
 
 async def test_a_cancel_after_the_end_changes_nothing(context: Context, tenant: UUID) -> None:
@@ -56,9 +56,9 @@ async def test_a_cancel_after_the_end_changes_nothing(context: Context, tenant: 
 
 async def test_the_first_of_many_cancels_says_when_it_was_asked(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant)
-    asked = await asyncio.gather(*(store.request_cancel(db, claim.job_id) for _ in range(5)))
+    asked = await asyncio.gather(*(endings.request_cancel(db, claim.job_id) for _ in range(5)))
     first = await making.live(db, claim.job_id)
-    await store.request_cancel(db, claim.job_id)
+    await endings.request_cancel(db, claim.job_id)
     again = await making.live(db, claim.job_id)
     assert first is not None
     assert again is not None
@@ -78,7 +78,7 @@ async def test_closing_leaves_alone_what_the_provider_has_unless_it_is_told_to(
     db: Database, tenant: UUID, stopped: bool
 ) -> None:
     claim = await making.submitted(db, tenant)
-    assert not await store.close(db, claim.job_id, operations.CANCELLED, stopped=stopped)
+    assert not await endings.close(db, claim.job_id, operations.CANCELLED, stopped=stopped)
     assert await making.states(db, claim.job_id) == ["submitted…"]
     assert await making.status(db, claim.job_id) == "submitted"
 
@@ -88,14 +88,14 @@ async def test_an_attempt_that_the_provider_stopped_ends_as_its_job(
     db: Database, tenant: UUID, ending: making.Ending
 ) -> None:
     claim = await making.submitted(db, tenant)
-    assert await store.close(db, claim.job_id, ending, even_if_submitted=True, stopped=True)
+    assert await endings.close(db, claim.job_id, ending, even_if_submitted=True, stopped=True)
     assert await making.states(db, claim.job_id) == [await making.status(db, claim.job_id)]
     assert await due.take_to_stop(db, 10, 0.0) == []
 
 
 async def test_an_attempt_that_the_provider_may_have_is_left_to_be_stopped(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant, "r-1")
-    assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    assert await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     assert await making.states(db, claim.job_id) == ["superseded…"]
     assert [(each.attempt, each.provider_request_id) for each in await due.take_to_stop(db, 10, 0.0)] == [(1, "r-1")]
 
@@ -103,7 +103,7 @@ async def test_an_attempt_that_the_provider_may_have_is_left_to_be_stopped(db: D
 async def test_an_attempt_without_a_name_cannot_be_stopped(db: Database, tenant: UUID) -> None:
     claim = await making.claimed(db, tenant)
     await store.record_answers(db, [making.ambiguous(claim)])
-    assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    assert await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     assert await making.states(db, claim.job_id) == ["superseded"]
     assert await due.take_to_stop(db, 10, 0.0) == []
 
@@ -118,7 +118,7 @@ async def test_of_many_attempts_only_the_last_was_stopped_and_the_refused_stay_s
     third = await making.resubmitted(db, second)
     await store.record_answers(db, [making.accepted(second, "r-2")])
     await store.record_answers(db, [making.accepted(third, "r-3")])
-    assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True, stopped=stopped)
+    assert await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True, stopped=stopped)
     last = "cancelled" if stopped else "superseded…"
     assert await making.states(db, claim.job_id) == ["refused…", "superseded…", last]
     names = {each.provider_request_id for each in await due.take_to_stop(db, 10, 0.0)}
@@ -134,12 +134,12 @@ async def test_a_cancel_and_a_claim_at_once_leave_no_job_behind(context: Context
         if claims:
             told = await store.record_answers(context.db, [making.refused(claims[0])])
             assert told == [(job_id, 1)]
-            assert await store.close(context.db, job_id, operations.CANCELLED)
+            assert await endings.close(context.db, job_id, operations.CANCELLED)
 
 
 async def test_no_claim_takes_a_queued_job_whose_cancel_was_asked(db: Database, tenant: UUID) -> None:
     job_id = await making.queued(db, tenant)
-    assert await store.request_cancel(db, job_id) is Duty.CLOSE
+    assert await endings.request_cancel(db, job_id) is Duty.CLOSE
     assert await making.claim_all(db) == []
     row = await making.live(db, job_id)
     assert row is not None
@@ -155,7 +155,7 @@ async def test_a_cancel_leaves_the_duty_of_a_job_that_a_provider_may_have(
     claim = await making.claimed(db, tenant)
     if answer:
         await store.record_answers(db, [answer(claim)])
-    assert await store.request_cancel(db, claim.job_id) is duty
+    assert await endings.request_cancel(db, claim.job_id) is duty
     row = await making.live(db, claim.job_id)
     assert row is not None
     assert (row["duty"], row["is_due"]) == (duty, duty is Duty.REPORT)
@@ -166,7 +166,7 @@ async def test_a_job_left_to_be_closed_is_closed_by_the_watch(
 ) -> None:
     """As when the API died between the cancel's two statements."""
     cancelled = await making.queued(context.db, tenant)
-    await store.request_cancel(context.db, cancelled)
+    await endings.request_cancel(context.db, cancelled)
     expired = await making.queued(context.db, tenant, deadline_seconds=3600.0)
     await making.pass_deadline(context.db, expired)
     await watch(context)
@@ -181,7 +181,7 @@ async def test_a_job_left_to_be_closed_is_closed_by_the_watch(
 @pytest.mark.parametrize("ending", [operations.CANCELLED, TOO_LATE])
 async def test_an_end_of_our_own_says_why_in_three_ways(db: Database, tenant: UUID, ending: making.Ending) -> None:
     job_id = await making.queued(db, tenant)
-    assert await store.close(db, job_id, ending)
+    assert await endings.close(db, job_id, ending)
     row = await making.outcome(db, job_id)
     assert row is not None
     assert json.loads(row["body"]) == {
@@ -195,5 +195,5 @@ async def test_an_end_of_our_own_says_why_in_three_ways(db: Database, tenant: UU
 
 async def test_closing_twice_ends_once(db: Database, tenant: UUID) -> None:
     job_id = await making.queued(db, tenant)
-    closed = await asyncio.gather(*(store.close(db, job_id, operations.CANCELLED) for _ in range(8)))
+    closed = await asyncio.gather(*(endings.close(db, job_id, operations.CANCELLED) for _ in range(8)))
     assert sum(closed) == 1

@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from service.db import Database
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations, store
 from service.jobs.facts import Answer, Due
 from service.jobs.lifecycle import Duty
 from tests import making
@@ -200,7 +200,7 @@ async def test_a_doubt_whose_cancel_comes_at_the_last_moment_is_not_submitted_ag
     claim = await making.claimed(db, tenant)
     await store.record_answers(db, [making.ambiguous(claim)])
     [job] = await take(db, claim.job_id)
-    await store.request_cancel(db, claim.job_id)
+    await endings.request_cancel(db, claim.job_id)
     await due.submit_again(db, job)
     assert await making.claim_all(db) == []
     row = await making.live(db, claim.job_id)
@@ -249,9 +249,9 @@ async def test_one_look_sees_all_that_is_owed(db: Database, tenant: UUID) -> Non
 async def test_one_look_sees_what_is_to_be_closed_and_stopped(db: Database, tenant: UUID, why: str) -> None:
     if why == "stop":
         claim = await making.submitted(db, tenant)
-        assert await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+        assert await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     elif why == "cancel":
-        await store.request_cancel(db, await making.queued(db, tenant))
+        await endings.request_cancel(db, await making.queued(db, tenant))
     else:
         claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
         await store.record_answers(db, [making.refused(claim, delay=600.0)])
@@ -265,7 +265,7 @@ async def test_one_look_sees_what_is_to_be_closed_and_stopped(db: Database, tena
 async def test_an_attempt_to_stop_comes_with_its_address_until_it_is_answered(db: Database, tenant: UUID) -> None:
     claim = await making.claimed(db, tenant)
     await store.record_answers(db, [making.accepted(claim, "r-1", cancel_url="c")])
-    await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     [attempt] = await due.take_to_stop(db, 10, 0.0)
     assert attempt == due.ToStop(claim.job_id, 1, making.MODEL, "r-1", "c")
     await due.record_stop(db, attempt, answered=False)
@@ -277,7 +277,7 @@ async def test_an_attempt_to_stop_comes_with_its_address_until_it_is_answered(db
 
 async def test_a_provider_that_never_answers_is_not_asked_for_ever(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant)
-    await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     [attempt] = await due.take_to_stop(db, 10, 0.0)
     for _ in range(due.MOST_STOPS - 1):
         await due.record_stop(db, attempt, answered=False)
@@ -289,7 +289,7 @@ async def test_a_provider_that_never_answers_is_not_asked_for_ever(db: Database,
 async def test_no_more_are_to_be_stopped_than_there_is_room_for(db: Database, tenant: UUID) -> None:
     for _ in range(5):
         claim = await making.submitted(db, tenant)
-        await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+        await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     assert [len(await due.take_to_stop(db, limit, 0.0)) for limit in (0, 3, 10)] == [0, 3, 5]
 
 

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 
 from service.context import Context, open_context
 from service.db import Row
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations, store
 from service.jobs.facts import Answer, Claim, Due
 from service.jobs.lifecycle import ENDED, Duty
 from service.jobs.watching import TOO_LATE
@@ -141,7 +141,7 @@ class JobLife(RuleBasedStateMachine):
                 if not job.cancel_requested:
                     self.run(due.submit_again(self.db, job))
             case Duty.CLOSE:
-                self.run(store.close(self.db, job.job_id, operations.CANCELLED if job.cancel_requested else TOO_LATE))
+                self.run(endings.close(self.db, job.job_id, operations.CANCELLED if job.cancel_requested else TOO_LATE))
             case _:
                 self.run(due.record_progress(self.db, job, running=running, queue_position=None))
 
@@ -159,7 +159,7 @@ class JobLife(RuleBasedStateMachine):
     def end_what_is_past_its_deadline(self, stopped: bool) -> None:
         for job in self.run(due.take_due(self.db, 10, 0.0)):
             if job.past_deadline:
-                self.run(store.close(self.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped))
+                self.run(endings.close(self.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped))
 
     @rule(answered=st.booleans())
     def stop(self, answered: bool) -> None:

@@ -7,7 +7,7 @@ from uuid_utils.compat import uuid7
 
 from service.catalog.base import Lifted
 from service.db import Database
-from service.jobs import operations, store
+from service.jobs import endings, operations
 from service.jobs.facts import Claim
 from tests import making
 from tests.making import file_report
@@ -28,7 +28,7 @@ async def test_other_news_of_the_same_attempt_is_a_conflict(db: Database, tenant
 
 async def test_news_of_a_job_that_we_ended_ourselves_is_late(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant, "r-1")
-    await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+    await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
     assert await file_report(db, claim, making.completed(), "r-1") == "late"
 
 
@@ -47,7 +47,7 @@ async def test_news_of_a_job_that_nobody_knows_is_unknown_and_kept(db: Database)
 @pytest.mark.parametrize("verdict", ["unreadable", "incomplete", "foreign"])
 async def test_a_verdict_that_is_known_is_kept_as_it_is(db: Database, tenant: UUID, verdict: str) -> None:
     claim = await making.submitted(db, tenant)
-    given = await store.file_report(db, claim.job_id, 1, making.heard(b"?"), None, verdict)
+    given = await endings.file_report(db, claim.job_id, 1, making.heard(b"?"), None, verdict)
     assert [row["verdict"] for row in await making.reports(db, claim.job_id)] == [given] == [verdict]
 
 
@@ -62,5 +62,5 @@ async def test_news_changes_nothing_of_an_outcome(db: Database, tenant: UUID) ->
 
 async def test_news_for_an_attempt_number_out_of_range_is_unknown(db: Database) -> None:
     job_id = uuid7()
-    assert await store.settle(db, job_id, 2**15 - 1, making.completed(), making.heard(), "webhook", Lifted()) is None
-    assert await store.file_report(db, job_id, 2**15 - 1, making.heard(), making.completed()) == "unknown"
+    assert await endings.settle(db, job_id, 2**15 - 1, making.completed(), making.heard(), "webhook", Lifted()) is None
+    assert await endings.file_report(db, job_id, 2**15 - 1, making.heard(), making.completed()) == "unknown"

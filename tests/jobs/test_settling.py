@@ -13,7 +13,7 @@ import pytest
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import Database, one_connection
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations, store
 from service.jobs.facts import Answer, Ending
 from service.jobs.lifecycle import Event
 from service.queue import TaskName
@@ -43,7 +43,7 @@ async def test_the_evidence_of_an_end_is_kept_to_the_byte(db: Database, tenant: 
 async def test_the_files_of_an_output_are_owed_from_the_moment_of_its_end(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant)
     files = tuple(LiftedFile("mask", index, f"https://example.com/{index}.png") for index in range(3))
-    await store.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", Lifted(files=files))
+    await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", Lifted(files=files))
     rows = await db.fetch("SELECT index FROM copies JOIN artifacts USING (job_id, kind, index) ORDER BY index")
     assert [row["index"] for row in rows] == [0, 1, 2]
 
@@ -92,8 +92,8 @@ async def test_all_that_can_be_done_at_once_ends_in_one_outcome(db: Database, te
             making.settle(db, claim, making.failed()),
             due.doubt(db, job, 60.0),
             due.record_progress(db, job, running=True, queue_position=None),
-            store.request_cancel(db, claim.job_id),
-            store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True),
+            endings.request_cancel(db, claim.job_id),
+            endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True),
         ]
         random.shuffle(work)
         await asyncio.gather(*work)
@@ -123,7 +123,7 @@ async def test_an_end_supersedes_every_other_attempt_that_is_open(db: Database, 
     last = await making.resubmitted(db, named)
     await store.record_answers(db, [making.accepted(named, "r-3")])
     await store.record_answers(db, [making.accepted(last, "r-4")])
-    row = await store.settle(db, last.job_id, 4, making.completed(), making.heard(), "webhook", Lifted())
+    row = await endings.settle(db, last.job_id, 4, making.completed(), making.heard(), "webhook", Lifted())
     assert row is not None
     assert row["to_stop"] is True
     assert await making.states(db, last.job_id) == ["refused…", "superseded", "superseded…", "completed"]
@@ -132,11 +132,11 @@ async def test_an_end_supersedes_every_other_attempt_that_is_open(db: Database, 
 
 async def test_an_end_without_a_named_rival_leaves_nothing_to_stop(db: Database, tenant: UUID) -> None:
     alone = await making.submitted(db, tenant)
-    row = await store.settle(db, alone.job_id, 1, making.completed(), making.heard(), "webhook", Lifted())
+    row = await endings.settle(db, alone.job_id, 1, making.completed(), making.heard(), "webhook", Lifted())
     assert row is not None
     assert row["to_stop"] is False
     second = await making.resubmitted(db, await making.claimed(db, tenant))
-    row = await store.settle(db, second.job_id, 2, making.completed(), making.heard(), "webhook", Lifted())
+    row = await endings.settle(db, second.job_id, 2, making.completed(), making.heard(), "webhook", Lifted())
     assert row is not None
     assert row["to_stop"] is False
     assert await due.take_to_stop(db, 10, 0.0) == []
@@ -231,7 +231,7 @@ async def test_news_under_a_foreign_request_id_ends_nothing(db: Database, tenant
 
 async def test_news_of_an_attempt_that_never_was_ends_nothing(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant)
-    result = await store.settle(db, claim.job_id, 2, making.completed(), making.heard(), "webhook", Lifted())
+    result = await endings.settle(db, claim.job_id, 2, making.completed(), making.heard(), "webhook", Lifted())
     assert result is None
     assert await making.status(db, claim.job_id) == "submitted"
 
@@ -252,7 +252,7 @@ async def test_words_that_a_text_column_cannot_hold_are_kept_readable(db: Databa
     files = (LiftedFile("image", 0, "https://example.com/a.png", label=WORDS, file_name=WORDS, content_type=WORDS),)
     lifted = Lifted(text=WORDS, files=files)
     evidence = making.heard(request_id="r", gateway_request_id=WORDS)
-    assert await store.settle(db, claim.job_id, 1, ending, evidence, "webhook", lifted) is not None
+    assert await endings.settle(db, claim.job_id, 1, ending, evidence, "webhook", lifted) is not None
     row = await making.outcome(db, claim.job_id)
     assert row is not None
     assert row["error"] == row["error_type"] == row["text"] == "\ufffd ? é"
@@ -269,4 +269,4 @@ async def test_words_that_a_text_column_cannot_hold_are_kept_readable(db: Databa
 )
 async def test_no_figure_of_a_model_stops_an_end(db: Database, tenant: UUID, lifted: Lifted) -> None:
     claim = await making.submitted(db, tenant)
-    assert await store.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted) is not None
+    assert await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted) is not None

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from service.context import Context
-from service.jobs import due, store
+from service.jobs import due, endings, store
 from service.jobs.facts import Claim
 from service.jobs.submitting import Submitter
 from service.jobs.watching import MOST_RESUBMISSIONS, SLOTS, Watcher, watch
@@ -107,7 +107,7 @@ async def test_a_cancelled_job_in_doubt_is_not_submitted_again(
     provider.submit = says(None)
     job_id = await making.queued(context.db, tenant)
     await Submitter(context).drain()
-    await store.request_cancel(context.db, job_id)
+    await endings.request_cancel(context.db, job_id)
     assert await look(context, job_id) == "cancelled"
     assert len(provider.submissions) == 1
     assert await making.states(context.db, job_id) == ["superseded"]
@@ -265,7 +265,7 @@ async def test_an_answer_that_drips_is_cut_at_the_limit(
     setattr(provider, where, dripping)
     monkeypatch.setattr(fal, "RESULT_SECONDS", 0.3)
     hasty = replace(context, fal=FalQueue(http, provider.url, "k:s", timeout=0.3))
-    await store.request_cancel(context.db, claim.job_id)
+    await endings.request_cancel(context.db, claim.job_id)
     async with asyncio.timeout(5):
         assert await look(hasty, claim.job_id) == ("in_progress" if where == "cancel" else "submitted")
 
@@ -326,7 +326,7 @@ async def test_our_key_goes_to_no_address_of_another_origin(context: Context, te
         await context.db.execute("UPDATE attempts SET provider_request_id = NULL")
         await context.db.execute("UPDATE live_jobs SET duty = 'answer'")
         await store.record_answers(context.db, [making.accepted(claim, "r-1", **evil)])
-        await store.request_cancel(context.db, claim.job_id)
+        await endings.request_cancel(context.db, claim.job_id)
         assert await look(context, claim.job_id) == "submitted"
     assert provider.asked("/evil") == []
     assert {call.path for call in provider.calls} == {
@@ -355,7 +355,7 @@ async def test_a_cancel_ends_a_job_only_when_the_provider_took_it_out(
 ) -> None:
     claim = await with_provider(context, tenant, provider)
     provider.cancel = says(reply({}, answer))
-    await store.request_cancel(context.db, claim.job_id)
+    await endings.request_cancel(context.db, claim.job_id)
     assert await look(context, claim.job_id) == after
     [call] = provider.asked("/cancel")
     assert (call.method, call.headers["authorization"]) == ("PUT", "Key our-id:our-secret")
@@ -392,7 +392,7 @@ async def test_a_job_that_completed_before_its_cancel_is_completed(
     context: Context, tenant: UUID, provider: Provider
 ) -> None:
     claim = await with_provider(context, tenant, provider)
-    await store.request_cancel(context.db, claim.job_id)
+    await endings.request_cancel(context.db, claim.job_id)
     provider.cancel = says(reply({"status": "ALREADY_COMPLETED"}, 400))
     provider.ended(Reply(200, making.CAT))
     assert await look(context, claim.job_id) == "completed"

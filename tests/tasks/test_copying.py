@@ -13,7 +13,7 @@ from service.artifacts.storage import Spooled, Storage, Stored
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import DatabaseAway, Row
-from service.jobs import store
+from service.jobs import endings
 from tests import making
 from tests.provider import Call, Provider, Reply, page, reply, says
 
@@ -24,7 +24,9 @@ async def owing(context: Context, tenant: UUID, *urls: str) -> UUID:
     """A job that ended with these files."""
     claim = await making.submitted(context.db, tenant)
     files = tuple(LiftedFile("mask", index, url) for index, url in enumerate(urls))
-    await store.settle(context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", Lifted(files=files))
+    await endings.settle(
+        context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", Lifted(files=files)
+    )
     return claim.job_id
 
 

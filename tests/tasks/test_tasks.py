@@ -11,7 +11,7 @@ import pytest
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import DatabaseAway
-from service.jobs import due, operations, store
+from service.jobs import due, endings, operations, store
 from service.jobs.submitting import SLOTS
 from service.queue import TaskName
 from service.settings import Settings
@@ -87,7 +87,7 @@ async def test_the_copy_task_wakes_the_copies(
 ) -> None:
     claim = await making.submitted(context.db, tenant)
     lifted = Lifted(files=(LiftedFile("mask", 0, f"{provider.url}/files/a.png"),))
-    await store.settle(context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+    await endings.settle(context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
     provider.result = says(Reply(200, b"no picture"))
     await run(tasks.copy_files)
 
@@ -179,16 +179,16 @@ async def test_the_sweep_wakes_whom_something_is_owed_by(
     if owed == "a submission":
         await making.queued(db, tenant)
     elif owed == "a close":
-        await store.request_cancel(db, await making.queued(db, tenant))
+        await endings.request_cancel(db, await making.queued(db, tenant))
     elif owed != "nothing":
         claim = await making.submitted(db, tenant)
         if owed == "a look":
             await making.make_due(db, claim.job_id)
         elif owed == "a stop":
-            await store.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
+            await endings.close(db, claim.job_id, operations.CANCELLED, even_if_submitted=True)
         else:
             lifted = Lifted(files=(LiftedFile("mask", 0, "https://example.com/a.png"),))
-            await store.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+            await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
     worker = with_idle_pumps(context)
     await tasks._sweep(worker)
     assert woken(worker) == which

@@ -12,7 +12,7 @@ import pytest
 
 from service.app import create_app
 from service.context import Context
-from service.jobs import store
+from service.jobs import endings
 from service.jobs.watching import watch
 from service.settings import Settings
 from service.webhooks.receive import LARGEST_WEBHOOK
@@ -252,5 +252,5 @@ async def test_while_the_database_is_away_nothing_is_promised(
 async def test_a_webhook_says_what_became_of_a_job_that_was_closed(
     poster: Poster, claim: Claim, context: Context
 ) -> None:
-    await store.close(context.db, claim.job_id, making.failed(), even_if_submitted=True)
+    await endings.close(context.db, claim.job_id, making.failed(), even_if_submitted=True)
     assert await poster.post(url_of(poster, claim), "r-1", CAT) == {"verdict": "late"}

@@ -1,0 +1,264 @@
+"""Statements that end a job, or keep news that came too late to do so.
+
+`settle` ends one by what a provider said, `close` by our own decision, `request_cancel` asks for an end, and
+`file_report` keeps evidence that ended nothing.
+"""
+
+from uuid import UUID
+
+from service.catalog.base import Lifted
+from service.db import Database, Row
+from service.jobs.facts import Ending, Evidence
+from service.jobs.guards import CHANNEL, NAME_EXCERPT, TEXT_EXCERPT, guard, storable
+from service.jobs.lifecycle import MOVES, OPEN_ATTEMPTS, AttemptState, Duty, Event
+from service.jsontext import encode
+
+_OPEN = ", ".join(repr(state.value) for state in OPEN_ATTEMPTS)
+
+# $1 job, $2 attempt, $3 source, $4 ended status, $5 http status, $6 body, $7 error type, $8 error,
+# $9 text, $10 seed, $11 usage, $12 timings, $13 age, $14 request ID, $15 gateway ID,
+# $16 evidence headers, $17 evidence body, $18 evidence http status
+#
+# First the live row is locked and then the attempt, so that the request ID is compared with what a submit
+# answer that was being written at the same time has put there.
+_SETTLE = f"""
+WITH owner AS (
+    SELECT job_id FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE
+), tried AS (
+    SELECT attempts.job_id FROM attempts JOIN owner ON owner.job_id = attempts.job_id
+    WHERE attempts.number = $2
+      AND ($14::text IS NULL OR attempts.provider_request_id IS NULL OR attempts.provider_request_id = $14)
+    FOR UPDATE OF attempts
+), ended AS (
+    DELETE FROM live_jobs USING tried WHERE live_jobs.job_id = tried.job_id RETURNING live_jobs.*
+), outcome AS (
+    INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, error_type, error, text,
+                          seed, usage, model_timings, started_at, cancel_requested_at, received_at, completed_at)
+    SELECT job_id, tenant_id, $4::text, $2::int4, $3::text, $5::int2, $6::bytea, $7::text, $8::text, $9::text,
+           $10::numeric, $11::jsonb, $12::jsonb, started_at, cancel_requested_at,
+           clock_timestamp() - make_interval(secs => $13::float8), clock_timestamp()
+    FROM ended
+), attempt AS (
+    UPDATE attempts
+    SET state = $4::text, ended_at = clock_timestamp(), http_status = $5::int2, error = $8::text,
+        provider_request_id = coalesce(provider_request_id, $14::text),
+        gateway_request_id = coalesce(nullif($15::text, coalesce(provider_request_id, $14::text)), gateway_request_id)
+    FROM ended WHERE attempts.job_id = ended.job_id AND attempts.number = $2
+), others AS (
+    UPDATE attempts
+    SET state = '{AttemptState.SUPERSEDED}',
+        ended_at = CASE WHEN provider_request_id IS NULL THEN clock_timestamp() END
+    FROM ended
+    WHERE ended.attempt > 1 AND attempts.job_id = ended.job_id AND attempts.number <> $2
+      AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
+    RETURNING attempts.ended_at
+), event AS (
+    INSERT INTO job_events (job_id, event, status, attempt, note)
+    SELECT job_id, $4::text, $4::text, $2::int4, coalesce($8::text, $3::text) FROM ended
+), report AS (
+    INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
+    SELECT job_id, $2::int4, $3::text, clock_timestamp() - make_interval(secs => $13::float8), $18::int2,
+           $16::jsonb, $17::bytea, 'applied'
+    FROM ended WHERE $17::bytea IS NOT NULL
+){{files}}
+SELECT EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop,
+       (SELECT pg_notify('{{channel}}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
+FROM ended
+"""
+
+_FILES = """, file AS (
+    INSERT INTO artifacts (job_id, kind, index, label, source_url, content_type, file_name, file_size, width, height)
+    SELECT ended.job_id, f.* FROM ended, unnest(
+        $19::text[], $20::int2[], $21::text[], $22::text[], $23::text[], $24::text[], $25::int8[], $26::int4[],
+        $27::int4[]
+    ) AS f
+    RETURNING job_id, kind, index
+), copy AS (
+    INSERT INTO copies (job_id, kind, index) SELECT job_id, kind, index FROM file
+)"""
+
+
+def _settle_statement(event: Event, *, files: bool) -> str:
+    return _SETTLE.format(guard=guard(event, "live_jobs.status"), files=_FILES if files else "", channel=CHANNEL)
+
+
+_SETTLE_STATEMENTS = {
+    (event, files): _settle_statement(event, files=files)
+    for event in (Event.COMPLETED, Event.FAILED, Event.CANCELLED)
+    for files in (False, True)
+}
+
+
+async def settle(
+    db: Database, job_id: UUID, attempt: int, ending: Ending, evidence: Evidence | None, source: str, lifted: Lifted
+) -> Row | None:
+    """End a job in one statement, with its files and evidence. None: it had ended, or this is not its news."""
+    values: list[object] = [
+        job_id,
+        attempt,
+        source,
+        MOVES[ending.event].target.value,
+        ending.http_status,
+        ending.body,
+        storable(ending.error_type, NAME_EXCERPT),
+        storable(ending.error, TEXT_EXCERPT),
+        storable(lifted.text, TEXT_EXCERPT),
+        lifted.seed,
+        encode(lifted.usage).decode(),
+        encode(lifted.timings).decode(),
+        evidence.age if evidence else 0.0,
+        evidence.request_id if evidence else None,
+        storable(evidence.gateway_request_id, NAME_EXCERPT) if evidence else None,
+        evidence.headers if evidence else "{}",
+        evidence.body if evidence else None,
+        evidence.http_status if evidence else None,
+    ]
+    if lifted.files:
+        rows = [
+            (
+                f.kind,
+                f.index,
+                storable(f.label),
+                storable(f.url),
+                storable(f.content_type),
+                storable(f.file_name),
+                f.file_size,
+                f.width,
+                f.height,
+            )
+            for f in lifted.files
+        ]
+        values.extend(list(column) for column in zip(*rows, strict=True))
+    return await db.fetchrow(_SETTLE_STATEMENTS[ending.event, bool(lifted.files)], *values)
+
+
+# $1 job, $2 ended status, $3 http status, $4 body, $5 error type, $6 error, $7 whether the provider stopped it,
+# $8 whether the provider was asked to
+_CLOSE = f"""
+WITH ended AS (
+    DELETE FROM live_jobs WHERE job_id = $1 AND {{guard}} {{condition}} RETURNING *
+), outcome AS (
+    INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, error_type, error,
+                          usage, model_timings, started_at, cancel_requested_at, received_at, completed_at)
+    SELECT job_id, tenant_id, $2::text, attempt, 'roundtrip', $3::int2, $4::bytea, $5::text, $6::text,
+           '{{{{}}}}', '{{{{}}}}', started_at, cancel_requested_at, clock_timestamp(), clock_timestamp()
+    FROM ended
+), tried AS (
+    UPDATE attempts
+    SET state = CASE WHEN $7::bool AND attempts.number = ended.attempt THEN $2::text
+                     ELSE '{AttemptState.SUPERSEDED}' END,
+        ended_at = CASE WHEN ($7::bool OR $8::bool) AND attempts.number = ended.attempt OR provider_request_id IS NULL
+                        THEN clock_timestamp() END
+    FROM ended
+    WHERE attempts.job_id = ended.job_id AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
+), event AS (
+    INSERT INTO job_events (job_id, event, status, attempt, note)
+    SELECT job_id, $2::text, $2::text, attempt, $6::text FROM ended
+)
+SELECT (SELECT pg_notify('{CHANNEL}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id)
+FROM ended
+"""
+
+# Not while a submission is on its way: what comes back from it must find the job.
+# A cancel that was asked for is what ends the job then, whatever else could.
+_UNSUBMITTED = f"AND duty IN ('{Duty.SUBMIT}', '{Duty.CLOSE}')"
+_CLOSE_UNSUBMITTED = {
+    Event.FAILED: _CLOSE.format(guard=guard(Event.FAILED), condition=f"{_UNSUBMITTED} AND cancel_requested_at IS NULL"),
+    Event.CANCELLED: _CLOSE.format(guard=guard(Event.CANCELLED), condition=_UNSUBMITTED),
+}
+_CLOSE_ANYWAY = {event: _CLOSE.format(guard=guard(event), condition="") for event in (Event.FAILED, Event.CANCELLED)}
+
+
+async def close(
+    db: Database,
+    job_id: UUID,
+    ending: Ending,
+    *,
+    even_if_submitted: bool = False,
+    stopped: bool = False,
+    asked: bool = False,
+) -> bool:
+    """End a job by our own decision: a cancel, a deadline, a give-up. False: it had moved on.
+
+    Unless the provider has `stopped` it, or was `asked` to, an attempt that it may have is left to be stopped.
+    """
+    statements = _CLOSE_ANYWAY if even_if_submitted else _CLOSE_UNSUBMITTED
+    row = await db.fetchrow(
+        statements[ending.event],
+        job_id,
+        MOVES[ending.event].target.value,
+        ending.http_status,
+        ending.body,
+        ending.error_type,
+        ending.error,
+        stopped,
+        asked,
+    )
+    return row is not None
+
+
+_CANCEL = f"""
+WITH asked AS (
+    UPDATE live_jobs
+    SET cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
+        duty = CASE WHEN duty = '{Duty.SUBMIT}' THEN '{Duty.CLOSE}' ELSE duty END,
+        due_at = CASE WHEN duty IN ('{Duty.SUBMIT}', '{Duty.REPORT}') THEN now() ELSE due_at END
+    WHERE job_id = $1
+    RETURNING job_id, status, attempt, duty
+), event AS (
+    INSERT INTO job_events (job_id, event, status, attempt)
+    SELECT job_id, 'cancel_requested', status, attempt FROM asked
+)
+SELECT duty FROM asked
+"""
+
+
+async def request_cancel(db: Database, job_id: UUID) -> Duty | None:
+    """Note that somebody wants the job stopped. Returns what is owed to it now; None: it has ended."""
+    row = await db.fetchrow(_CANCEL, job_id)
+    return Duty(row["duty"]) if row else None
+
+
+_FILE_REPORT = """
+WITH known AS (
+    SELECT $11::text AS verdict WHERE $11::text IS NOT NULL
+), judged AS (
+    SELECT coalesce(
+        (SELECT verdict FROM known),
+        (SELECT CASE
+            WHEN attempts.provider_request_id <> $8 THEN 'foreign'
+            WHEN outcomes.source = 'roundtrip' THEN 'late'
+            WHEN outcomes.attempt <> $2 THEN 'late'
+            WHEN outcomes.http_status = $9 AND outcomes.body = $10 THEN 'duplicate'
+            ELSE 'conflict' END
+         FROM attempts JOIN outcomes ON outcomes.job_id = attempts.job_id
+         WHERE attempts.job_id = $1 AND attempts.number = $2),
+        (SELECT 'foreign' FROM attempts WHERE job_id = $1 AND number = $2),
+        'unknown') AS verdict
+)
+INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
+SELECT $1, $2, $3, clock_timestamp() - make_interval(secs => $4), $5, $6::jsonb, $7, verdict FROM judged
+RETURNING verdict
+"""
+
+
+async def file_report(
+    db: Database, job_id: UUID, attempt: int, evidence: Evidence, ending: Ending | None, verdict: str | None = None
+) -> str:
+    """Keep evidence that ended nothing, with what it amounts to. Returns the verdict."""
+    row = await db.fetchrow(
+        _FILE_REPORT,
+        job_id,
+        attempt,
+        evidence.source,
+        evidence.age,
+        evidence.http_status,
+        evidence.headers,
+        evidence.body,
+        evidence.request_id,
+        ending.http_status if ending else None,
+        ending.body if ending else None,
+        verdict,
+    )
+    assert row is not None
+    return str(row["verdict"])

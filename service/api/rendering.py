@@ -72,12 +72,17 @@ class Renderer:
         return [Image(**self._file(file)) for file in self._files(row) if file["kind"] == "image"]
 
     def timings(self, row: Facts) -> Timings:
-        created, ended = row["created_at"], row["completed_at"]
+        created, ended, answered, received = (
+            row[name] for name in ("created_at", "completed_at", "answered_at", "received_at")
+        )
+        if answered and received:
+            # A webhook may outrun the answer to its submission, and then the submission ends with it.
+            answered = min(answered, received)
         return Timings(
             queued_seconds=_between(created, row["claimed_at"]),
-            submit_seconds=_between(row["claimed_at"], row["answered_at"]),
-            provider_seconds=_between(row["answered_at"], row["received_at"]),
-            webhook_seconds=_between(row["received_at"], ended),
+            submit_seconds=_between(row["claimed_at"], answered),
+            provider_seconds=_between(answered, received),
+            webhook_seconds=_between(received, ended),
             total_seconds=_between(created, ended),
             model=json.loads(row["model_timings"]) if row["model_timings"] else {},
         )
@@ -169,7 +174,7 @@ def _error(row: Facts) -> JobError | None:
 
 
 def _between(start: datetime | None, end: datetime | None) -> float | None:
-    """Seconds, never below zero: an early webhook is received before the submission is answered."""
+    """Seconds, never below zero."""
     if start is None or end is None:
         return None
     return max(0.0, (end - start).total_seconds())

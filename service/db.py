@@ -92,10 +92,10 @@ class Database:
         """Run a SQLAlchemy Core statement that was made for one request. Raises TooCostly."""
         compiled = Compiled(statement)
         try:
-            async with asyncio.timeout(LIST_SECONDS):
+            async with asyncio.timeout(LIST_SECONDS) as limit:
                 return await self.pool.fetch(compiled.sql, *compiled.values())
         except TimeoutError as error:
-            raise TooCostly from error
+            raise (TooCostly() if limit.expired() else DatabaseAway()) from error
         except AWAY as error:
             raise _away(error) from error
 

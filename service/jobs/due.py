@@ -155,7 +155,7 @@ WITH picked AS (
     LIMIT $1
     FOR UPDATE SKIP LOCKED
 )
-UPDATE attempts SET stop_due_at = now() + make_interval(secs => $2), stop_tries = stop_tries + 1
+UPDATE attempts SET stop_due_at = now() + make_interval(secs => $2), stop_tries = least(stop_tries + 1, 32767)
 FROM picked, jobs
 WHERE attempts.job_id = picked.job_id AND attempts.number = picked.number AND jobs.id = picked.job_id
 RETURNING attempts.job_id, attempts.number AS attempt, jobs.model, attempts.provider_request_id, attempts.cancel_url

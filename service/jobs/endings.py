@@ -189,8 +189,8 @@ async def close(
         MOVES[ending.event].target.value,
         ending.http_status,
         ending.body,
-        ending.error_type,
-        ending.error,
+        storable(ending.error_type, NAME_EXCERPT),
+        storable(ending.error, TEXT_EXCERPT),
         stopped,
         asked,
     )

@@ -56,7 +56,7 @@ class Submitter:
                 )
             case Refused() if claim.age > self._context.settings.submit_retry_seconds:
                 await self._answers.put(self._answer(claim, said))
-                words = f"No provider took the job in time. {said.reason}"
+                words = guards.storable(f"No provider took the job in time. {said.reason}") or ""
                 given_up = operations.ending(Event.FAILED, 503, "submission_refused", words)
                 await patiently(partial(endings.close, self._context.db, claim.job_id, given_up), PATIENCE_SECONDS)
             case _:

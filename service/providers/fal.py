@@ -132,7 +132,7 @@ class FalQueue:
     def __init__(self, http: httpx.AsyncClient, base: str, key: str, timeout: float) -> None:
         self._http = http
         self._base = base
-        self._origin = urlsplit(base)[:2]
+        self._origin = _origin_of(base)
         self._headers = {"accept": "application/json"} | ({"authorization": f"Key {key}"} if key else {})
         self._timeout = timeout
 
@@ -224,7 +224,7 @@ class FalQueue:
 
     def _address(self, given: str | None, model: str, request_id: str, suffix: str) -> str:
         """The address that the queue gave, if it is its own: our key goes to nobody else."""
-        if given and urlsplit(given)[:2] == self._origin:
+        if given and _origin_of(given) == self._origin:
             return given.removesuffix("/response") if not suffix else given
         return f"{self._base}/{app_of(model)}/requests/{request_id}{suffix}"
 
@@ -279,6 +279,14 @@ def retry_after(response: httpx.Response) -> float | None:
         return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), 86_400.0)
     except (TypeError, ValueError):
         return None
+
+
+def _origin_of(url: str) -> tuple[str, str] | None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return parts.scheme, parts.netloc
 
 
 def _is_plain(value: object) -> bool:

@@ -537,3 +537,16 @@ def test_the_time_before_the_next_try_grows_to_a_minute() -> None:
     assert 0.25 <= backoff(1) <= 0.5
     assert all(backoff(attempt) <= 60 for attempt in (8, 100, 32_000))
     assert backoff(20) >= 30
+
+
+@pytest.mark.parametrize("words", ["\0", "\ud800"])
+async def test_a_job_that_was_refused_in_strange_words_is_given_up_too(
+    context: Context, tenant: UUID, provider: Provider, words: str
+) -> None:
+    provider.submit = says(reply({"detail": words}, 429))
+    job_id = await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    await making.make_older(context.db, job_id, context.settings.submit_retry_seconds + 60)
+    await context.db.execute("UPDATE live_jobs SET due_at = now()")
+    await Submitter(context).drain()
+    assert await making.status(context.db, job_id) == "failed"

@@ -674,3 +674,13 @@ async def test_nothing_due_is_one_question_and_no_call(context: Context, provide
     await watch(context)
     assert provider.calls == []
     assert await due.take_due(context.db, 1, 1.0) == []
+
+
+async def test_addresses_that_are_none_are_not_asked(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await making.claimed(context.db, tenant)
+    broken = dict.fromkeys(("status_url", "response_url", "cancel_url"), "http://[x")
+    await store.record_answers(context.db, [making.accepted(claim, "r-1", **broken)])
+    provider.ended(Reply(200, making.CAT))
+    await making.make_due(context.db, claim.job_id)
+    await watch(context)
+    assert await making.status(context.db, claim.job_id) == "completed"

@@ -93,7 +93,3 @@ class Duty(StrEnum):
     REPORT = "report"  # the provider has it; when due, its webhook is late: ask
     SETTLE = "settle"  # the submit answer was lost; when due, submit again
     CLOSE = "close"  # no provider has it, and a cancel or its deadline came: end it
-
-
-def can(status: Status, event: Event) -> bool:
-    return status in MOVES[event].sources

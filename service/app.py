@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from service.api import files, health, jobs, models, openapi, registering
+from service.api import evidence, files, health, jobs, models, openapi, providers, registering
 from service.api.rendering import Renderer
 from service.api.requests import State, answer
 from service.artifacts.links import FileLinks
@@ -37,6 +37,8 @@ job_routes = [
     Route("/timings", jobs.show_timings),
     Route("/attempts", jobs.show_attempts),
     Route("/events", jobs.show_events),
+    Route("/evidence", evidence.list_evidence),
+    Route("/evidence/{report_id:int}", evidence.show_evidence),
     Route("/stream", jobs.stream_job),
     Route("/cancel", jobs.cancel_job, methods=["POST"]),
     Route("/retry", registering.retry_job, methods=["POST"]),
@@ -50,6 +52,7 @@ routes = [
     Mount("/v1/jobs/{request_id}", routes=job_routes),
     Route("/v1/models", models.list_models),
     Route("/v1/models/{model:path}", models.show_model),
+    Route("/v1/providers", providers.list_providers),
     Route("/v1/files", files.upload_file, methods=["POST"]),
     Route("/files/{token}/{name}", files.serve_file),
     Route("/webhooks/fal/{job_id}/{attempt}/{seal}/{model:path}", receive_fal, methods=["POST"]),

@@ -2,26 +2,22 @@
 
 import asyncio
 import os
-import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import click
 
+from service.local.console import data_option, database_of, end, settings_of, show_table
 from service.local.errors import CannotStart
+from service.operating import jobs, providers, tenants, webhooks
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from service.settings import Settings
-
 SCOPES = ("submit", "read", "admin")
 
-data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.  [default: .roundtrip]")
 fd_option = click.option("--fd", type=int, hidden=True, help="Serve this open socket, which `up` holds.")
 
 
@@ -32,13 +28,13 @@ class Program(click.Group):
         try:
             return super().main(*arguments, **options)
         except CannotStart as error:
-            _end(str(error), error.exit_status)
-        except SystemExit as end:
-            if end.code == 2:
+            end(str(error), error.exit_status)
+        except SystemExit as ended:
+            if ended.code == 2:
                 from service.settings import SettingsError
 
-                if isinstance(end, SettingsError):
-                    _end(end.line, 2)
+                if isinstance(ended, SettingsError):
+                    end(ended.line, 2)
             raise
 
 
@@ -61,7 +57,7 @@ def up(host: str, port: int, data: Path | None) -> None:
     from service.local.stopping import until_stopped
     from service.local.up import running
 
-    settings = _settings(data)
+    settings = settings_of(data)
     with until_stopped() as stop, running(settings, host, port) as service:
         stop.second_time(service.supervisor.hurry)
         announce(service)
@@ -76,7 +72,7 @@ def api(host: str, port: int, fd: int | None) -> None:
     """Serve the HTTP API, the webhooks and the dashboard."""
     from service.app import create_app
 
-    settings = _settings()
+    settings = settings_of()
     settings.require_database_url()
     settings.require_broker_url()
     _serve(create_app(settings), host, port, fd)
@@ -96,7 +92,7 @@ def worker() -> None:
 @main.command()
 def beat() -> None:
     """Run Celery beat: starts the sweeps by the clock. One of these is enough."""
-    settings = _settings()
+    settings = settings_of()
     settings.data.mkdir(parents=True, exist_ok=True)
     _celery("beat", "--loglevel=WARNING", "--pidfile=", f"--schedule={settings.data / 'beat-schedule'}")
 
@@ -104,7 +100,7 @@ def beat() -> None:
 @main.command("gpu-worker")
 def gpu_worker() -> None:
     """Not part of this version yet."""
-    _end("GPU workers are not part of this version yet", 2)
+    end("GPU workers are not part of this version yet", 2)
 
 
 @main.command()
@@ -126,8 +122,8 @@ def migrate_schema(data: Path | None) -> None:
     from service.keys import ensure_admin_key
     from service.local.schema import migrate
 
-    settings = _settings(data)
-    with _database(settings) as url:
+    settings = settings_of(data)
+    with database_of(data) as url:
         migrate(url)
         if settings.admin_key is not None:
             asyncio.run(ensure_admin_key(url, settings.admin_key.get_secret_value()))
@@ -148,8 +144,8 @@ def create_key(tenant: str, scopes: tuple[str, ...], data: Path | None) -> None:
     from service.keys import create_key
 
     if not tenant.strip() or not tenant.isprintable() or len(tenant) > 200:
-        _end("a tenant needs a printable name of 1 to 200 characters", 2)
-    with _database(_settings(data)) as url:
+        end("a tenant needs a printable name of 1 to 200 characters", 2)
+    with database_of(data) as url:
         click.echo(asyncio.run(create_key(url, tenant, scopes)))
 
 
@@ -159,14 +155,12 @@ def list_keys(data: Path | None) -> None:
     """Show every key without its secret."""
     from service.keys import list_keys
 
-    with _database(_settings(data)) as url:
+    with database_of(data) as url:
         rows = [("ID", "TENANT", "SCOPES", "MADE", "STATE")]
         for key in asyncio.run(list_keys(url)):
             state = f"revoked {key.revoked_at:%Y-%m-%d}" if key.revoked_at else "valid"
             rows.append((key.id, key.tenant, ",".join(key.scopes), f"{key.created_at:%Y-%m-%d}", state))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())
+    show_table(rows)
 
 
 @keys.command("revoke")
@@ -176,33 +170,10 @@ def revoke_key(key_id: str, data: Path | None) -> None:
     """Take a key back."""
     from service.keys import revoke_key
 
-    with _database(_settings(data)) as url:
+    with database_of(data) as url:
         if not asyncio.run(revoke_key(url, key_id)):
-            _end(f"there is no valid key {key_id}", 1)
+            end(f"there is no valid key {key_id}", 1)
     click.echo(f"Revoked {key_id}; every process has noticed within five seconds.")
-
-
-def _settings(data: Path | None = None) -> "Settings":
-    from service.settings import load_settings
-
-    return load_settings() if data is None else load_settings(data=data)
-
-
-@contextmanager
-def _database(settings: "Settings") -> Iterator[str]:
-    """The address of the configured database, or of the data directory's own, which follows the program."""
-    from service.local.schema import database_in_use, migrate
-    from service.local.servers import embedded_database
-
-    if settings.database_url is not None:
-        with database_in_use():
-            yield settings.database_url
-        return
-    if not settings.data.is_dir():
-        _end(f"there is no data directory {settings.data}; name one with --data, or set ROUNDTRIP_DATABASE_URL", 2)
-    with embedded_database(settings.data) as url, database_in_use():
-        migrate(url)
-        yield url
 
 
 def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
@@ -229,7 +200,7 @@ def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
 
 
 def _celery(*arguments: str) -> None:
-    settings = _settings()
+    settings = settings_of()
     settings.require_database_url()
     settings.require_broker_url()
     from celery.bin.celery import celery
@@ -241,9 +212,8 @@ def _celery(*arguments: str) -> None:
     celery.main(["--app", "tasks.app:celery_app", "--quiet", *arguments], prog_name="celery")
 
 
-def _end(line: str, status: int) -> NoReturn:
-    click.echo(f"roundtrip: {line}", err=True)
-    sys.exit(status)
+for group in (tenants, providers, webhooks, jobs):
+    main.add_command(group)
 
 
 if __name__ == "__main__":

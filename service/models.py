@@ -33,7 +33,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from service.jobs.lifecycle import ENDED, LIVE, AttemptState, Duty
+from service.jobs.lifecycle import ENDED, LIVE, AttemptState, Duty, OnDoubt, Source, Verdict
 
 metadata = MetaData(
     naming_convention={
@@ -63,6 +63,8 @@ tenants = Table(
     Column("id", Uuid, primary_key=True),
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", Moment, nullable=False, server_default=func.now()),
+    Column("on_doubt", Text, nullable=False, server_default=text(f"'{OnDoubt.RESUBMIT}'")),
+    one_of("on_doubt", OnDoubt),
 )
 
 api_keys = Table(
@@ -83,6 +85,18 @@ server_secrets = Table(
     Column("name", Text, primary_key=True),
     Column("value", LargeBinary, nullable=False),
     Column("created_at", Moment, nullable=False, server_default=func.now()),
+)
+
+# Providers to which nothing is submitted for now: they take nothing from this account, or an operator said so.
+# `probe_at` is when one job is to try again; null: only the operator ends it.
+provider_pauses = Table(
+    "provider_pauses",
+    metadata,
+    Column("provider", Text, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("http_status", SmallInteger),
+    Column("paused_at", Moment, nullable=False, server_default=func.now()),
+    Column("probe_at", Moment),
 )
 
 # What the client asked for, word for word: `input` is the JSON text that is sent on.
@@ -141,6 +155,8 @@ live_jobs = Table(
     Column("started_at", Moment),
     Column("deadline_at", Moment),
     Column("cancel_requested_at", Moment),
+    # Since when the provider says that it does not know the request.
+    Column("missing_since", Moment),
     one_of("status", LIVE),
     one_of("duty", Duty),
     Index("ix_live_jobs_to_submit", "rank", "due_at", postgresql_where=text("duty = 'submit'")),
@@ -203,8 +219,8 @@ reports = Table(
     Column("headers", JSONB(none_as_null=True), nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("verdict", Text, nullable=False),
-    one_of("source", ("webhook", "status", "result")),
-    one_of("verdict", ("applied", "duplicate", "conflict", "late", "foreign", "unknown", "unreadable", "incomplete")),
+    one_of("source", Source),
+    one_of("verdict", Verdict),
     Index("ix_reports_job_id", "job_id"),
 )
 

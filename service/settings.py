@@ -105,6 +105,7 @@ class Settings(BaseSettings):
     poll_seconds: Duration = 30
     sweep_seconds: Duration = 5
     lost_after_seconds: Duration = 600
+    longest_job_seconds: Duration = 604_800
     idempotency_days: Duration = 7
 
     @property

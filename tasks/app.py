@@ -81,6 +81,7 @@ async def _sweep(worker: Worker) -> None:
 
 async def _tidy(worker: Worker) -> None:
     try:
+        await due.end_the_oldest(worker.context.db, worker.context.settings.longest_job_seconds)
         await due.tidy(worker.context.db, worker.context.settings.idempotency_days)
     except DatabaseAway as error:
         log.warning("not tidied", error=str(error))

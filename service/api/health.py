@@ -8,6 +8,7 @@ from service import __version__
 from service.api.requests import answer
 from service.context import Context
 from service.errors import Unavailable
+from service.jobs.pauses import pauses
 from service.migrate import head
 
 
@@ -36,6 +37,10 @@ async def show_metrics(request: Request) -> Response:
     live = Gauge("roundtrip_live_jobs", "Jobs that have not ended.", ["status"], registry=registry)
     oldest = Gauge("roundtrip_oldest_live_job_seconds", "Age of the oldest of them.", registry=registry)
     copies = Gauge("roundtrip_owed_copies", "Files whose copy is not stored yet.", registry=registry)
+    paused = Gauge("roundtrip_provider_paused", "1 while it gets no jobs.", ["provider"], registry=registry)
+    paused.labels(context.fal.name).set(0)
+    for row in await pauses(context.db):
+        paused.labels(row["provider"]).set(1)
     for row in await context.db.fetch("SELECT status, count(*) AS jobs FROM live_jobs GROUP BY status"):
         live.labels(row["status"]).set(row["jobs"])
     ages = await context.db.fetchrow(

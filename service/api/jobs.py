@@ -20,6 +20,7 @@ from service.jobs.filters import make_cursor, read_filter
 from service.jobs.lifecycle import LIVE
 from service.jobs.waiting import Waiting, wait_for
 from service.keys import Caller
+from service.queue import TaskName
 
 LONGEST_WAIT_SECONDS = 3_600.0
 
@@ -146,12 +147,23 @@ async def _show_file(request: Request, kind: str) -> Response:
 
 
 async def cancel_job(request: Request) -> Response:
-    """202 with the job when its end was asked for; 200 when it had ended before."""
-    caller = await authenticate(request, "submit")
+    """202 with the job when its end was asked for; 200 when it had ended before, or by an administrator's `force`."""
+    force = _is_true("force", request.query_params.get("force"))
+    caller = await authenticate(request, "admin" if force else "submit")
     job_id = await find_job(request, caller)
-    asked = await operations.cancel(request.state.context, job_id)
+    if force:
+        await operations.force_end(request.state.context.db, job_id)
+        request.state.context.nudger.nudge(TaskName.WATCH)
+    asked = not force and await operations.cancel(request.state.context, job_id)
     row = await read_job(request, caller)
     return answer(request.state.renderer.job(row), 202 if asked else 200, request_id=job_id)
+
+
+def _is_true(name: str, text: str | None) -> bool:
+    known = {None: False, "false": False, "0": False, "true": True, "1": True}
+    if text not in known:
+        raise Invalid.at("query", name, msg="Must be true or false.", kind="bool_parsing")
+    return known[text]
 
 
 async def stream_job(request: Request) -> Response:

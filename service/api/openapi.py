@@ -22,6 +22,8 @@ REPLIES = (
     shapes.Timings,
     shapes.Attempt,
     shapes.Event,
+    shapes.Report,
+    shapes.Provider,
     shapes.ModelCard,
     shapes.Problem,
 )
@@ -63,6 +65,10 @@ REQUEST_ID = {
     "schema": {"type": "string"},
 }
 INDEX = {"name": "index", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
+REPORT_ID = {"name": "report_id", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 1}}
+FORCE = _query(
+    "force", "End it at once, whatever its provider says; for administrators.", {"type": "boolean", "default": False}
+)
 WAIT = _query(
     "wait", "Seconds to hold the answer until the job ends.", {"type": "number", "minimum": 0, "maximum": 120}
 )
@@ -169,8 +175,8 @@ def _paths() -> dict[str, Any]:
         errors=request_errors,
     )
     registered["responses"]["200"] = {"description": "The Idempotency-Key had made this job before", **job}
-    cancel = _operation("Ask for the job's end", job, status="202", parameters=[REQUEST_ID])
-    cancel["responses"]["200"] = {"description": "It had ended before", **job}
+    cancel = _operation("Ask for the job's end", job, status="202", parameters=[REQUEST_ID, FORCE])
+    cancel["responses"]["200"] = {"description": "It has ended", **job}
     retry = _operation(
         "Repeat a failed or cancelled job as a new one",
         job,
@@ -204,9 +210,16 @@ def _paths() -> dict[str, Any]:
         f"{JOB_PATH}/timings": part("Where the time went", _json(_ref("Timings"))),
         f"{JOB_PATH}/attempts": part("Its submissions", _json(_listed("attempts", "Attempt"))),
         f"{JOB_PATH}/events": part("Its history", _json(_listed("events", "Event"))),
+        f"{JOB_PATH}/evidence": part(
+            "What was heard of it", _json(_listed("evidence", "Report")), [_query("after", "The ID of a report.")]
+        ),
+        f"{JOB_PATH}/evidence/{{report_id}}": part("The bytes of one piece of it", file, [REPORT_ID]),
         f"{JOB_PATH}/stream": part("Its changes as they come", stream),
         f"{JOB_PATH}/cancel": {"post": cancel},
         f"{JOB_PATH}/retry": {"post": retry},
+        "/v1/providers": {
+            "get": _operation("Who runs jobs", _json(_listed("providers", "Provider")), errors=("401", "403", "503"))
+        },
         "/v1/models": {
             "get": _operation("The catalogue", _json(_listed("models", "ModelCard")), errors=("401", "403", "503"))
         },

@@ -6,7 +6,19 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
-from service.api.shapes import Attempt, Event, Image, Job, JobError, JobSummary, Links, Mask, Timings
+from service.api.shapes import (
+    Attempt,
+    Event,
+    Image,
+    Job,
+    JobError,
+    JobSummary,
+    Links,
+    Mask,
+    Provider,
+    Report,
+    Timings,
+)
 from service.artifacts.links import FileLinks
 from service.catalog import with_stored_files
 from service.db import Row
@@ -89,8 +101,7 @@ class Renderer:
 
     def links(self, job_id: UUID) -> Links:
         own = f"{self._public_url}/v1/jobs/{job_id}"
-        parts = ("result", "masks", "images", "timings", "attempts", "events", "cancel", "retry", "stream")
-        return Links(self=own, **{part: f"{own}/{part}" for part in parts})
+        return Links(self=own, **{part: f"{own}/{part}" for part in Links.__struct_fields__ if part != "self"})
 
     def _summary(self, row: Facts) -> dict[str, Any]:
         return {
@@ -152,6 +163,18 @@ class Renderer:
 
 def attempt(row: Row) -> Attempt:
     return Attempt(**{name: row[name] for name in Attempt.__struct_fields__})
+
+
+def report(row: Row, own: str) -> Report:
+    """`own` is the address of the job's evidence."""
+    kept = {name: row[name] for name in Report.__struct_fields__ if name not in {"headers", "url"}}
+    return Report(**kept, headers=json.loads(row["headers"]), url=f"{own}/{row['id']}")
+
+
+def provider(name: str, pause: Row | None) -> Provider:
+    if pause is None:
+        return Provider(name, "open", None, None, None, None)
+    return Provider(name, "paused", pause["reason"], pause["http_status"], pause["paused_at"], pause["probe_at"])
 
 
 def event(row: Row) -> Event:

@@ -98,6 +98,7 @@ class Links(msgspec.Struct):
     cancel: str
     retry: str
     stream: str
+    evidence: str
 
 
 class JobSummary(msgspec.Struct):
@@ -170,6 +171,32 @@ class Event(msgspec.Struct):
     status: str
     attempt: int
     note: str | None
+
+
+class Report(msgspec.Struct):
+    """A piece of news of a job: how it came, what was made of it, and its bytes' length and SHA-256."""
+
+    id: int
+    attempt: int
+    source: Literal["submit", "webhook", "status", "result", "cancel"]
+    received_at: datetime
+    verdict: str
+    http_status: int | None
+    headers: dict[str, Any]
+    size: int
+    sha256: str
+    url: str
+
+
+class Provider(msgspec.Struct):
+    """A provider. A paused one gets no jobs; while it is not paused by hand, one job at a time tries again."""
+
+    name: str
+    state: Literal["open", "paused"]
+    reason: str | None
+    http_status: int | None
+    paused_at: datetime | None
+    next_try_at: datetime | None
 
 
 class ModelCard(msgspec.Struct):

@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, Response
 from service import __version__
 from service.context import Context
 from service.db import DatabaseAway, Row
+from service.jobs.pauses import pauses
 
 TEMPLATES = Path(__file__).parent / "templates"
 templates = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=select_autoescape(default=True))
@@ -36,12 +37,15 @@ async def show_overview(request: Request) -> Response:
     """Unknown is shown as unknown, never as zero."""
     context: Context = request.state.context
     figures: Row | None = None
+    paused: list[Row] = []
     try:
         figures = await context.db.fetchrow(_FIGURES)
+        paused = await pauses(context.db)
     except DatabaseAway:
         figures = None
     page = templates.get_template("overview.html").render(
         figures=figures,
+        paused=paused,
         version=__version__,
         provider=context.settings.fal_queue_url,
         models=context.catalog.models,

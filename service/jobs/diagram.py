@@ -16,6 +16,7 @@ ATTEMPTS = {
     AttemptState.SUBMITTING: "written before the first byte goes out",
     AttemptState.SUBMITTED: "the provider's answer is kept",
     AttemptState.REFUSED: "the provider did not take it, for sure; the job is offered again",
+    AttemptState.BLOCKED: "the provider takes nothing from this account; it is paused and the job waits",
     AttemptState.AMBIGUOUS: "the answer was lost; its webhook may still come",
     AttemptState.ABANDONED: "no webhook came in time; the job was submitted again",
     AttemptState.SUPERSEDED: "the job ended without it; the provider is asked to stop it",

@@ -6,7 +6,7 @@ from uuid import UUID
 from service.db import Database, Row
 from service.jobs.facts import Due
 from service.jobs.guards import CHANNEL, guard, target
-from service.jobs.lifecycle import AttemptState, Duty, Event, Status
+from service.jobs.lifecycle import AttemptState, Duty, Event, OnDoubt, Status
 
 _TAKE_DUE = f"""
 WITH picked AS (
@@ -26,9 +26,11 @@ SELECT moved.job_id, moved.attempt, jobs.model, moved.duty, moved.status,
        moved.cancel_requested_at IS NOT NULL AS cancel_requested,
        attempts.provider_request_id, attempts.response_url, attempts.status_url, attempts.cancel_url,
        coalesce(extract(epoch FROM now() - attempts.claimed_at), 0)::float8 AS since_claim,
-       (SELECT count(resubmitted_at) FROM attempts earlier WHERE earlier.job_id = moved.job_id)::int4 AS resubmissions
+       (SELECT count(resubmitted_at) FROM attempts earlier WHERE earlier.job_id = moved.job_id)::int4 AS resubmissions,
+       tenants.on_doubt
 FROM moved
 JOIN jobs ON jobs.id = moved.job_id
+JOIN tenants ON tenants.id = moved.tenant_id
 LEFT JOIN attempts ON attempts.job_id = moved.job_id AND attempts.number = moved.attempt
 """
 
@@ -45,7 +47,8 @@ async def expire(db: Database) -> None:
 async def take_due(db: Database, limit: int, next_look_seconds: float) -> list[Due]:
     """Take live jobs whose worker died, whose webhook is late, or whose deadline passed."""
     rows = await db.fetch(_TAKE_DUE, limit, next_look_seconds)
-    return [Due(**{**row, "duty": Duty(row["duty"]), "status": Status(row["status"])}) for row in rows]
+    words = {"duty": Duty, "status": Status, "on_doubt": OnDoubt}
+    return [Due(**{**row, **{name: word(row[name]) for name, word in words.items()}}) for row in rows]
 
 
 _MOVE_DUTY = f"""
@@ -107,7 +110,7 @@ WITH was AS (
     UPDATE live_jobs
     SET status = CASE WHEN $3 AND {guard(Event.STARTED, "was.status")} THEN {target(Event.STARTED)} ELSE was.status END,
         started_at = CASE WHEN $3 THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
-        queue_position = $4
+        queue_position = $4, missing_since = NULL
     FROM was WHERE live_jobs.job_id = was.job_id
     RETURNING live_jobs.job_id, live_jobs.status, live_jobs.attempt,
               $3 AND {guard(Event.STARTED, "was.status")} AS started
@@ -123,6 +126,18 @@ FROM moved WHERE started
 async def record_progress(db: Database, due: Due, *, running: bool, queue_position: int | None) -> None:
     """Keep what a status poll said of a job that has not ended."""
     await db.fetchrow(_PROGRESS, due.job_id, due.attempt, running, queue_position)
+
+
+_MISSING = """
+UPDATE live_jobs SET missing_since = coalesce(missing_since, now()) WHERE job_id = $1 AND attempt = $2
+RETURNING extract(epoch FROM now() - missing_since)::float8 AS seconds
+"""
+
+
+async def record_missing(db: Database, due: Due) -> float:
+    """The provider says that it does not know the request. Returns for how many seconds it has said so."""
+    row = await db.fetchrow(_MISSING, due.job_id, due.attempt)
+    return float(row["seconds"]) if row else 0.0
 
 
 async def look_now(db: Database, job_id: UUID, attempt: int) -> bool:
@@ -202,6 +217,20 @@ DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
 ))
 """
 FORGET_AT_A_TIME = 10_000
+
+
+_SET_DEADLINE = f"""
+UPDATE live_jobs
+SET deadline_at = now(), due_at = CASE WHEN duty IN ('{Duty.REPORT}', '{Duty.SETTLE}') THEN now() ELSE due_at END
+FROM jobs
+WHERE jobs.id = live_jobs.job_id AND jobs.created_at < now() - make_interval(secs => $1)
+  AND live_jobs.deadline_at IS NULL
+"""
+
+
+async def end_the_oldest(db: Database, longest_seconds: float) -> None:
+    """Let the deadline come of jobs that have none and were registered longer ago than this: none stays for ever."""
+    await db.execute(_SET_DEADLINE, longest_seconds)
 
 
 async def tidy(db: Database, idempotency_days: float) -> None:

@@ -10,8 +10,11 @@ from service.catalog.base import Lifted
 from service.db import Database, Row
 from service.jobs.facts import Ending, Evidence
 from service.jobs.guards import CHANNEL, NAME_EXCERPT, TEXT_EXCERPT, guard, storable
-from service.jobs.lifecycle import MOVES, OPEN_ATTEMPTS, AttemptState, Duty, Event
+from service.jobs.lifecycle import MOVES, OPEN_ATTEMPTS, AttemptState, Duty, Event, Verdict
 from service.jsontext import encode
+
+# The source of an end that we ourselves decided.
+OURS = "roundtrip"
 
 _OPEN = ", ".join(repr(state.value) for state in OPEN_ATTEMPTS)
 
@@ -58,7 +61,7 @@ WITH owner AS (
 ), report AS (
     INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
     SELECT job_id, $2::int4, $3::text, clock_timestamp() - make_interval(secs => $13::float8), $18::int2,
-           $16::jsonb, $17::bytea, 'applied'
+           $16::jsonb, $17::bytea, '{Verdict.APPLIED}'
     FROM ended WHERE $17::bytea IS NOT NULL
 ){{files}}
 SELECT EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop,
@@ -140,7 +143,7 @@ WITH ended AS (
 ), outcome AS (
     INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, error_type, error,
                           usage, model_timings, started_at, cancel_requested_at, received_at, completed_at)
-    SELECT job_id, tenant_id, $2::text, attempt, 'roundtrip', $3::int2, $4::bytea, $5::text, $6::text,
+    SELECT job_id, tenant_id, $2::text, attempt, '{OURS}', $3::int2, $4::bytea, $5::text, $6::text,
            '{{{{}}}}', '{{{{}}}}', started_at, cancel_requested_at, clock_timestamp(), clock_timestamp()
     FROM ended
 ), tried AS (
@@ -219,46 +222,56 @@ async def request_cancel(db: Database, job_id: UUID) -> Duty | None:
     return Duty(row["duty"]) if row else None
 
 
-_FILE_REPORT = """
-WITH known AS (
-    SELECT $11::text AS verdict WHERE $11::text IS NOT NULL
-), judged AS (
-    SELECT coalesce(
-        (SELECT verdict FROM known),
-        (SELECT CASE
-            WHEN attempts.provider_request_id <> $8 THEN 'foreign'
-            WHEN outcomes.source = 'roundtrip' THEN 'late'
-            WHEN outcomes.attempt <> $2 THEN 'late'
-            WHEN outcomes.http_status = $9 AND outcomes.body = $10 THEN 'duplicate'
-            ELSE 'conflict' END
-         FROM attempts JOIN outcomes ON outcomes.job_id = attempts.job_id
-         WHERE attempts.job_id = $1 AND attempts.number = $2),
-        (SELECT 'foreign' FROM attempts WHERE job_id = $1 AND number = $2),
-        'unknown') AS verdict
-)
+# $1 job, $2 attempt, $3 request ID, $4 http status, $5 body
+_VERDICT = f"""coalesce(
+    (SELECT CASE
+        WHEN attempts.provider_request_id <> $3 THEN '{Verdict.FOREIGN}'
+        WHEN outcomes.source = '{OURS}' THEN '{Verdict.LATE}'
+        WHEN outcomes.attempt <> $2 THEN '{Verdict.LATE}'
+        WHEN outcomes.http_status = $4 AND outcomes.body = $5 THEN '{Verdict.DUPLICATE}'
+        ELSE '{Verdict.CONFLICT}' END
+     FROM attempts JOIN outcomes ON outcomes.job_id = attempts.job_id
+     WHERE attempts.job_id = $1 AND attempts.number = $2),
+    (SELECT {{or_else}} FROM attempts WHERE job_id = $1 AND number = $2),
+    '{Verdict.UNKNOWN}')"""
+
+# A live job that it did not end is one whose attempt bears another request ID.
+_FILE_REPORT = f"""
 INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
-SELECT $1, $2, $3, clock_timestamp() - make_interval(secs => $4), $5, $6::jsonb, $7, verdict FROM judged
+SELECT $1, $2, $6, clock_timestamp() - make_interval(secs => $7), $8, $9::jsonb, $10,
+       coalesce($11::text, {_VERDICT.format(or_else=repr(Verdict.FOREIGN.value))})
 RETURNING verdict
 """
 
 
 async def file_report(
-    db: Database, job_id: UUID, attempt: int, evidence: Evidence, ending: Ending | None, verdict: str | None = None
-) -> str:
+    db: Database, job_id: UUID, attempt: int, evidence: Evidence, ending: Ending | None, verdict: Verdict | None = None
+) -> Verdict:
     """Keep evidence that ended nothing, with what it amounts to. Returns the verdict."""
     row = await db.fetchrow(
         _FILE_REPORT,
         job_id,
         attempt,
+        evidence.request_id,
+        ending.http_status if ending else None,
+        ending.body if ending else None,
         evidence.source,
         evidence.age,
         evidence.http_status,
         evidence.headers,
         evidence.body,
-        evidence.request_id,
-        ending.http_status if ending else None,
-        ending.body if ending else None,
         verdict,
     )
     assert row is not None
-    return str(row["verdict"])
+    return Verdict(row["verdict"])
+
+
+_IF_LIVE = f"CASE WHEN provider_request_id <> $3 THEN '{Verdict.FOREIGN}' ELSE '{Verdict.APPLIED}' END"
+_JUDGE = f"SELECT {_VERDICT.format(or_else=_IF_LIVE)} AS verdict"
+
+
+async def judge(db: Database, job_id: UUID, attempt: int, request_id: str | None, ending: Ending) -> Verdict:
+    """What `settle` and `file_report` would make of this news now. Changes nothing."""
+    row = await db.fetchrow(_JUDGE, job_id, attempt, request_id, ending.http_status, ending.body)
+    assert row is not None
+    return Verdict(row["verdict"])

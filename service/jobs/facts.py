@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from service.jobs.lifecycle import AttemptState, Duty, Event, Status
+from service.jobs.lifecycle import AttemptState, Duty, Event, OnDoubt, Source, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,11 @@ class NewJob:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A job to be submitted now, as this attempt. `input` is JSON text, `age` seconds since its first attempt."""
+    """A job to be submitted now, as this attempt. `input` is JSON text.
+
+    `age` is the seconds since it was first offered, or since its provider last took nothing at all; `probe` that
+    its provider is paused and this job tries whether it still has to be.
+    """
 
     job_id: UUID
     attempt: int
@@ -34,6 +38,7 @@ class Claim:
     input: str
     priority: str
     age: float
+    probe: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +75,7 @@ class Ending:
 class Evidence:
     """What was heard, to the byte. `headers` is a JSON object's text, `age` seconds since it arrived."""
 
-    source: str
+    source: Source
     body: bytes
     headers: str = "{}"
     http_status: int | None = None
@@ -96,3 +101,4 @@ class Due:
     cancel_url: str | None
     since_claim: float
     resubmissions: int
+    on_doubt: OnDoubt

@@ -62,12 +62,14 @@ class AttemptState(StrEnum):
     """One submission to one provider.
 
     `submitting` is written before the first byte goes out; `ambiguous` means that the answer was
-    lost, so that nobody can know yet whether the provider took it.
+    lost, so that nobody can know yet whether the provider took it; `blocked` that the provider takes
+    nothing from this account, which says nothing of the job.
     """
 
     SUBMITTING = "submitting"
     SUBMITTED = "submitted"
     REFUSED = "refused"
+    BLOCKED = "blocked"
     AMBIGUOUS = "ambiguous"
     ABANDONED = "abandoned"
     SUPERSEDED = "superseded"
@@ -93,3 +95,35 @@ class Duty(StrEnum):
     REPORT = "report"  # the provider has it; when due, its webhook is late: ask
     SETTLE = "settle"  # the submit answer was lost; when due, submit again
     CLOSE = "close"  # no provider has it, and a cancel or its deadline came: end it
+
+
+class Source(StrEnum):
+    """How news of a job reached us."""
+
+    SUBMIT = "submit"  # the answer to its own submission
+    WEBHOOK = "webhook"
+    STATUS = "status"
+    RESULT = "result"
+    CANCEL = "cancel"
+
+
+class Verdict(StrEnum):
+    """What was made of a piece of news."""
+
+    APPLIED = "applied"  # it ended the job
+    DUPLICATE = "duplicate"  # it says what ended the job before
+    CONFLICT = "conflict"  # it says otherwise; kept, never applied
+    LATE = "late"  # the job had ended by something else
+    FOREIGN = "foreign"  # it is about another request
+    UNKNOWN = "unknown"  # there is no such job
+    UNREADABLE = "unreadable"
+    INCOMPLETE = "incomplete"  # an end, but not which
+    NOTED = "noted"  # how far the job is
+    INCONCLUSIVE = "inconclusive"  # an answer that proves nothing
+
+
+class OnDoubt(StrEnum):
+    """What a tenant wants done with a job whose submission stayed in doubt."""
+
+    RESUBMIT = "resubmit"  # it may be paid for twice
+    FAIL = "fail"  # it may be paid for in vain

@@ -11,13 +11,15 @@ from uuid import UUID
 import structlog
 from uuid_utils.compat import uuid7
 
+from service.catalog import Catalog
 from service.catalog import lift as lift_by_shape
 from service.catalog.base import Lifted
 from service.context import Context
+from service.db import Database
 from service.errors import Conflict, IdempotencyMismatch, UnknownModel
 from service.jobs import endings, store
 from service.jobs.facts import Ending, Evidence, NewJob
-from service.jobs.lifecycle import Duty, Event, Status
+from service.jobs.lifecycle import Duty, Event, Status, Verdict
 from service.jsontext import NotJSON, encode, parse_loosely
 from service.queue import TaskName
 
@@ -77,9 +79,9 @@ def fingerprint_of(job: NewJob) -> bytes:
     return hashlib.sha256(encode(asked)).digest()
 
 
-async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: Ending, evidence: Evidence) -> str:
-    """Settle a job by what was heard of it. Returns the verdict on the news: `applied` settled it."""
-    lifted = lift(context, model, ended)
+async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: Ending, evidence: Evidence) -> Verdict:
+    """Settle a job by what was heard of it. Returns the verdict on the news."""
+    lifted = lift(context.catalog, model, ended)
     row = await endings.settle(context.db, job_id, attempt, ended, evidence, evidence.source, lifted)
     if row is None:
         return await endings.file_report(context.db, job_id, attempt, evidence, ended)
@@ -87,10 +89,10 @@ async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: E
         context.nudger.nudge(TaskName.COPY)
     if row["to_stop"]:
         context.nudger.nudge(TaskName.WATCH)
-    return "applied"
+    return Verdict.APPLIED
 
 
-def lift(context: Context, model: str, ended: Ending) -> Lifted:
+def lift(catalog: Catalog, model: str, ended: Ending) -> Lifted:
     """Facts out of a completed job's output. An output that is not JSON has none."""
     if ended.event is not Event.COMPLETED:
         return Lifted()
@@ -99,7 +101,7 @@ def lift(context: Context, model: str, ended: Ending) -> Lifted:
     except NotJSON:
         return Lifted()
     try:
-        return context.catalog.find(model).lift(output)
+        return catalog.find(model).lift(output)
     except UnknownModel:  # It left the catalogue while the job was under way.
         return lift_by_shape(output)
 
@@ -112,6 +114,18 @@ async def cancel(context: Context, job_id: UUID) -> bool:
     if duty is not Duty.CLOSE or not await endings.close(context.db, job_id, CANCELLED):
         context.nudger.nudge(TaskName.WATCH)
     return True
+
+
+FORCED = ending(Event.CANCELLED, 499, "force_cancelled", "The job was ended by an administrator.")
+
+
+async def force_end(db: Database, job_id: UUID) -> bool:
+    """End a job whatever its provider says; the next sweep asks the provider to stop what it may have of it.
+
+    False: it had ended before.
+    """
+    await endings.request_cancel(db, job_id)
+    return await endings.close(db, job_id, FORCED, even_if_submitted=True)
 
 
 async def retry(context: Context, job: NewJob, old_status: str) -> Registered:

@@ -7,7 +7,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from service.db import Compiled, Database, Row
 from service.jobs.filters import JobFilter, by_place, narrow
-from service.models import artifacts, attempts, jobs, live_jobs, outcomes
+from service.models import artifacts, attempts, jobs, live_jobs, outcomes, reports
 
 # What the column holds.
 LARGEST_INDEX = 2**15 - 1
@@ -137,6 +137,30 @@ async def attempts_of(db: Database, job_id: UUID) -> list[Row]:
 
 async def events_of(db: Database, job_id: UUID) -> list[Row]:
     return await db.fetch("SELECT * FROM job_events WHERE job_id = $1 ORDER BY id", job_id)
+
+
+_report = select(
+    reports.c.id,
+    reports.c.attempt,
+    reports.c.source,
+    reports.c.received_at,
+    reports.c.http_status,
+    reports.c.headers,
+    reports.c.verdict,
+    func.length(reports.c.body).label("size"),
+    func.encode(func.sha256(reports.c.body), "hex").label("sha256"),
+)
+
+
+async def evidence_of(db: Database, job_id: UUID, after: int, limit: int) -> list[Row]:
+    """What providers said of a job, in order, from the report after this one on; without the bytes."""
+    wanted = _report.where(reports.c.job_id == job_id, reports.c.id > after).order_by(reports.c.id).limit(limit)
+    return await db.run(wanted)
+
+
+async def report_body(db: Database, job_id: UUID, report_id: int) -> bytes | None:
+    row = await db.fetchrow("SELECT body FROM reports WHERE job_id = $1 AND id = $2", job_id, report_id)
+    return row["body"] if row else None
 
 
 async def file_of(db: Database, job_id: UUID, kind: str, index: int) -> Row | None:

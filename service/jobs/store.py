@@ -13,6 +13,7 @@ from service.db import Database
 from service.jobs.facts import Answer, Claim, NewJob
 from service.jobs.guards import guard, target
 from service.jobs.lifecycle import AttemptState, Duty, Event
+from service.jobs.pauses import PROBE_SECONDS
 
 # Jobs of a lower rank are claimed first; fal knows the same two priorities.
 RANK = {"normal": 0, "low": 1}
@@ -97,12 +98,20 @@ async def find_idempotency_key(db: Database, tenant_id: UUID, key: str) -> tuple
     return (row["job_id"], row["fingerprint"]) if row else None
 
 
+_DUE = f"duty = '{Duty.SUBMIT}' AND due_at <= now() AND (deadline_at IS NULL OR deadline_at > now())"
+
+# Of a paused provider one job at a time is taken, the probe: updating the pause's row decides who takes it.
 _CLAIM = f"""
-WITH picked AS (
-    SELECT job_id FROM live_jobs
-    WHERE duty = '{Duty.SUBMIT}' AND due_at <= now() AND (deadline_at IS NULL OR deadline_at > now())
+WITH probe AS (
+    UPDATE provider_pauses SET probe_at = now() + make_interval(secs => {PROBE_SECONDS})
+    WHERE provider = $3 AND probe_at <= now() AND EXISTS (SELECT FROM live_jobs WHERE {_DUE})
+    RETURNING provider
+), paused AS (
+    SELECT provider FROM provider_pauses WHERE provider = $3
+), picked AS (
+    SELECT job_id FROM live_jobs WHERE {_DUE}
     ORDER BY rank, due_at
-    LIMIT $1
+    LIMIT CASE WHEN EXISTS (SELECT FROM paused) THEN (SELECT count(*) FROM probe) ELSE $1 END
     FOR UPDATE SKIP LOCKED
 ), moved AS (
     UPDATE live_jobs
@@ -114,8 +123,13 @@ WITH picked AS (
     SELECT job_id, attempt, $3, '{AttemptState.SUBMITTING}' FROM moved
 )
 SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority,
-       coalesce((SELECT extract(epoch FROM now() - first.claimed_at) FROM attempts first
-                 WHERE first.job_id = moved.job_id AND first.number = 1), 0)::float8 AS age
+       CASE WHEN moved.attempt = 1 THEN 0 ELSE coalesce((
+           SELECT extract(epoch FROM now() - min(claimed_at)) FROM attempts
+           WHERE job_id = moved.job_id AND number > coalesce((
+               SELECT max(number) FROM attempts WHERE job_id = moved.job_id AND state = '{AttemptState.BLOCKED}'
+           ), 0)
+       ), 0) END::float8 AS age,
+       EXISTS (SELECT FROM probe) AS probe
 FROM moved JOIN jobs ON jobs.id = moved.job_id
 """
 

@@ -4,15 +4,19 @@ import random
 from collections.abc import Sequence
 from functools import partial
 
+import structlog
+
 from service.batching import Batcher
 from service.context import Context
 from service.db import DatabaseAway, patiently
-from service.jobs import endings, guards, operations, store
+from service.jobs import endings, guards, operations, pauses, store
 from service.jobs.facts import Answer, Claim
-from service.jobs.lifecycle import AttemptState, Duty, Event
-from service.providers.base import Accepted, Refused, Rejected, Unknown
+from service.jobs.lifecycle import AttemptState, Duty, Event, Verdict
+from service.providers.base import Accepted, Blocked, Refused, Rejected, SubmitAnswer, Unknown
 from service.pump import Pump
 from service.queue import TaskName
+
+log = structlog.get_logger()
 
 # Submissions on their way from one process at a time: as many may be left in doubt when it is killed.
 SLOTS = 64
@@ -48,6 +52,7 @@ class Submitter:
         sealer = await self._context.sealer()
         webhook_url = self._context.settings.public_url + sealer.path(claim.job_id, claim.attempt, claim.model)
         said = await self._context.fal.submit(claim.model, claim.input, webhook_url, claim.priority)
+        await patiently(partial(self._pause_or_resume, claim, said), PATIENCE_SECONDS)
         match said:
             case Rejected(ending=ending, evidence=evidence):
                 await patiently(
@@ -61,8 +66,22 @@ class Submitter:
                 await patiently(partial(endings.close, self._context.db, claim.job_id, given_up), PATIENCE_SECONDS)
             case _:
                 await self._answers.put(self._answer(claim, said))
+                if isinstance(said, Unknown) and said.evidence is not None:
+                    kept = partial(endings.file_report, self._context.db, claim.job_id, claim.attempt, said.evidence)
+                    await patiently(partial(kept, None, Verdict.INCONCLUSIVE), PATIENCE_SECONDS)
 
-    def _answer(self, claim: Claim, said: Accepted | Refused | Unknown) -> Answer:
+    async def _pause_or_resume(self, claim: Claim, said: SubmitAnswer) -> None:
+        """Before the answer is kept: a job that was turned away is due again at once."""
+        db, provider = self._context.db, self._context.fal.name
+        match said:
+            case Blocked(reason=reason, http_status=status):
+                if await pauses.pause(db, provider, reason, status):
+                    log.error("the provider takes nothing from this account; it is paused", reason=reason)
+            case Accepted() | Rejected() if claim.probe and await pauses.resume(db, provider, by_probe=True):
+                log.warning("the provider takes jobs again; its pause is over", provider=provider)
+                self._context.nudger.nudge(TaskName.SUBMIT)
+
+    def _answer(self, claim: Claim, said: Accepted | Refused | Blocked | Unknown) -> Answer:
         """What a provider's answer means for the attempt, and what is owed next."""
         settings = self._context.settings
         match said:
@@ -84,6 +103,8 @@ class Submitter:
                 left = max(0.0, settings.submit_retry_seconds - claim.age)
                 delay = max(backoff(claim.attempt), min(said.retry_after or 0.0, left))
                 state, duty = AttemptState.REFUSED, Duty.SUBMIT
+            case Blocked():
+                delay, state, duty = 0.0, AttemptState.BLOCKED, Duty.SUBMIT
             case Unknown():
                 delay = settings.ambiguous_seconds
                 state, duty = AttemptState.AMBIGUOUS, Duty.SETTLE
@@ -92,7 +113,7 @@ class Submitter:
 
     async def _keep(self, answers: Sequence[Answer]) -> None:
         stopped = await patiently(partial(store.record_answers, self._context.db, answers), PATIENCE_SECONDS)
-        for delay in {answer.delay for answer in answers if answer.duty is Duty.SUBMIT}:
+        for delay in {answer.delay for answer in answers if answer.state is AttemptState.REFUSED}:
             self._context.nudger.nudge(TaskName.SUBMIT, after=delay)
         if stopped:
             # Somebody asked for a cancel while the submission was on its way.

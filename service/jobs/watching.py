@@ -7,9 +7,9 @@ import structlog
 from service.context import Context
 from service.jobs import due, endings, operations
 from service.jobs.due import ToStop
-from service.jobs.facts import Due
-from service.jobs.lifecycle import Duty, Event
-from service.providers.base import Ended, Missing, Observation, Running, Silent, Waiting
+from service.jobs.facts import Due, Evidence
+from service.jobs.lifecycle import Duty, Event, OnDoubt, Verdict
+from service.providers.base import CancelAnswer, Ended, Look, Missing, Running, Silent, Waiting
 from service.pump import Pump
 from service.queue import TaskName
 
@@ -57,8 +57,15 @@ async def watch(context: Context) -> None:
 
 async def stop(context: Context, attempt: ToStop) -> None:
     """Ask the provider to stop an attempt that its job ended without."""
-    answer = await context.fal.cancel(attempt.model, attempt.provider_request_id, attempt.cancel_url)
-    await due.record_stop(context.db, attempt, answered=answer is not None)
+    reply = await context.fal.cancel(attempt.model, attempt.provider_request_id, attempt.cancel_url)
+    if reply.evidence is not None:
+        await _keep(context, attempt, (reply.evidence, Verdict.NOTED))
+    await due.record_stop(context.db, attempt, answered=reply.answer is not None)
+
+
+async def _keep(context: Context, about: Due | ToStop, *heard: tuple[Evidence, Verdict]) -> None:
+    for evidence, verdict in heard:
+        await endings.file_report(context.db, about.job_id, about.attempt, evidence, None, verdict)
 
 
 async def look(context: Context, job: Due) -> None:
@@ -87,8 +94,9 @@ async def _worker_died(context: Context, job: Due) -> None:
 async def _stayed_in_doubt(context: Context, job: Due) -> None:
     if job.cancel_requested:
         await endings.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True)
-    elif job.resubmissions >= MOST_RESUBMISSIONS:
-        words = "Every submission of the job was left without an answer, and no webhook came."
+    elif job.on_doubt is OnDoubt.FAIL or job.resubmissions >= MOST_RESUBMISSIONS:
+        again = "" if job.resubmissions else " It was not submitted again, as its tenant wants it."
+        words = f"The submission of the job was left without an answer, and no webhook came.{again}"
         given_up = operations.ending(Event.FAILED, 502, "submission_unknown", words)
         await endings.close(context.db, job.job_id, given_up, even_if_submitted=True)
     elif await due.submit_again(context.db, job):
@@ -100,43 +108,50 @@ async def _too_late(context: Context, job: Due) -> None:
     """A result that is there already was paid for, so it is taken rather than thrown away."""
     answer = None
     if job.provider_request_id:
-        answer = await context.fal.cancel(job.model, job.provider_request_id, job.cancel_url)
-        if answer == "over" and await _ask_for_end(context, job, job.provider_request_id):
+        answer = await _ask_to_stop(context, job, job.provider_request_id)
+        if answer == "over" and await _look_at(context, job, job.provider_request_id):
             return
     stopped, asked = answer == "removed", answer is not None
     await endings.close(context.db, job.job_id, TOO_LATE, even_if_submitted=True, stopped=stopped, asked=asked)
 
 
-async def _ask_for_end(context: Context, job: Due, request_id: str) -> bool:
-    seen = await context.fal.look(job.model, request_id, job.status_url, job.response_url)
-    if isinstance(seen, Ended):
-        await _act(context, job, seen)
-    return isinstance(seen, Ended)
+async def _ask_to_stop(context: Context, job: Due, request_id: str) -> CancelAnswer | None:
+    reply = await context.fal.cancel(job.model, request_id, job.cancel_url)
+    if reply.evidence is not None:
+        await _keep(context, job, (reply.evidence, Verdict.NOTED if reply.answer else Verdict.INCONCLUSIVE))
+    return reply.answer
+
+
+async def _look_at(context: Context, job: Due, request_id: str) -> bool:
+    """Act on what the provider says. Returns whether that was an end."""
+    look = await context.fal.look(job.model, request_id, job.status_url, job.response_url)
+    await _keep(context, job, *look.heard)
+    await _act(context, job, look)
+    return isinstance(look.seen, Ended)
 
 
 async def _ask(context: Context, job: Due) -> None:
     if job.provider_request_id is None:
         return
-    if job.cancel_requested:
-        answer = await context.fal.cancel(job.model, job.provider_request_id, job.cancel_url)
-        if answer == "removed":
-            await endings.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True, stopped=True)
-            return
-    seen = await context.fal.look(job.model, job.provider_request_id, job.status_url, job.response_url)
-    await _act(context, job, seen)
+    if job.cancel_requested and await _ask_to_stop(context, job, job.provider_request_id) == "removed":
+        await endings.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True, stopped=True)
+        return
+    await _look_at(context, job, job.provider_request_id)
 
 
-async def _act(context: Context, job: Due, seen: Observation) -> None:
-    match seen:
+async def _act(context: Context, job: Due, look: Look) -> None:
+    match look.seen:
         case Ended(ending=ending, evidence=evidence):
             await operations.end(context, job.job_id, job.attempt, job.model, ending, evidence)
         case Waiting(queue_position=position):
             await due.record_progress(context.db, job, running=False, queue_position=position)
         case Running():
             await due.record_progress(context.db, job, running=True, queue_position=None)
-        case Missing(http_status=status) if job.since_claim > context.settings.lost_after_seconds:
-            words = f"The provider no longer knows the request (HTTP {status})."
-            lost = operations.ending(Event.FAILED, 502, "provider_lost_request", words)
-            await endings.close(context.db, job.job_id, lost, even_if_submitted=True)
-        case Missing() | Silent():
-            log.info("nothing learned from the provider", job_id=str(job.job_id), seen=repr(seen))
+        case Missing(http_status=status):
+            # One such answer proves little: a gateway may have looked in the wrong place.
+            if await due.record_missing(context.db, job) >= context.settings.lost_after_seconds:
+                words = f"The provider no longer knows the request (HTTP {status})."
+                lost = operations.ending(Event.FAILED, 502, "provider_lost_request", words)
+                await endings.close(context.db, job.job_id, lost, even_if_submitted=True)
+        case Silent(reason=reason):
+            log.info("nothing learned from the provider", job_id=str(job.job_id), reason=reason)

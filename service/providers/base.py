@@ -1,8 +1,10 @@
 """What a provider can say to a submission, and what can be heard of it afterwards."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from service.jobs.facts import Ending, Evidence
+from service.jobs.lifecycle import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,14 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class Blocked:
+    """The provider takes nothing from this account: its key is bad, or its balance is used up."""
+
+    reason: str
+    http_status: int
+
+
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """The provider will never take this job: the model's own 4xx, which is the job's end."""
 
@@ -36,13 +46,14 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """The answer was lost on the way; the provider may have the job."""
+    """The answer was lost on the way, or proves nothing; the provider may have the job."""
 
     reason: str
     http_status: int | None = None
+    evidence: Evidence | None = None
 
 
-SubmitAnswer = Accepted | Refused | Rejected | Unknown
+SubmitAnswer = Accepted | Refused | Blocked | Rejected | Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,3 +91,22 @@ class Silent:
 
 
 Observation = Waiting | Running | Ended | Missing | Silent
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen, and all that was heard on the way to it, but for the evidence of an end itself."""
+
+    seen: Observation
+    heard: tuple[tuple[Evidence, Verdict], ...] = ()
+
+
+CancelAnswer = Literal["removed", "asked", "over", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class CancelReply:
+    """What the provider says to a cancel; `answer` is None when it cannot be understood."""
+
+    answer: CancelAnswer | None
+    evidence: Evidence | None = None

@@ -6,20 +6,25 @@ https://fal.ai/docs/documentation/model-apis/inference/queue and …/webhooks.
 
 import asyncio
 import re
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import httpx
 import msgspec
 
 from service.jobs.facts import Ending, Evidence
-from service.jobs.lifecycle import Event
+from service.jobs.lifecycle import Event, Source, Verdict
 from service.jsontext import NotJSON, encode, parse_loosely
 from service.providers.base import (
     Accepted,
+    Blocked,
+    CancelAnswer,
+    CancelReply,
     Ended,
+    Look,
     Missing,
     Observation,
     Refused,
@@ -34,6 +39,8 @@ from service.providers.base import (
 NAMESPACES = ("workflows", "comfy")
 TRANSIENT = frozenset({401, 403, 408, 429})
 GATEWAY = frozenset({502, 503, 504})
+# What fal says with a 403 to an account whose balance is used up; another 403 is about the one model.
+LOCKED = re.compile(r"user is locked|exhausted balance", re.IGNORECASE)
 CANCELLED_STATUS = 499
 PLAIN = re.compile(r"[!-~]{1,2048}")
 LARGEST_RESULT = 64 * 2**20
@@ -58,8 +65,6 @@ class TooMuch(Exception):
 
 # After one of these nobody knows whether the request was carried out.
 LOST = (httpx.HTTPError, TimeoutError, TooMuch)
-
-CancelAnswer = Literal["removed", "asked", "over", "missing"]
 
 
 class Envelope(msgspec.Struct):
@@ -148,53 +153,40 @@ class FalQueue:
             return Unknown(f"The answer was lost: {type(error).__name__}.")
         return read_submit_answer(response)
 
-    async def look(self, model: str, request_id: str, status_url: str | None, response_url: str | None) -> Observation:
+    async def look(self, model: str, request_id: str, status_url: str | None, response_url: str | None) -> Look:
         """Ask for the status and, at the end, for the result."""
         try:
             response = await self._exchange("GET", self._address(status_url, model, request_id, "/status"))
         except LOST as error:
-            return Silent(type(error).__name__)
-        if response.status_code in {404, 410}:
-            return Missing(response.status_code)
-        status = _object(response)
-        match status.get("status") if response.status_code in {200, 202} else None:
-            case "IN_QUEUE":
-                return Waiting(_position(status))
-            case "IN_PROGRESS":
-                return Running()
-            case "COMPLETED":
-                address = self._address(response_url, model, request_id, "")
-                return await self._result(address, request_id, status.get("error") or None)
-        return Silent(f"HTTP {response.status_code}")
+            return Look(Silent(type(error).__name__))
+        seen = read_status(response)
+        said = _evidence(Source.STATUS, response, request_id)
+        if not isinstance(seen, Over):
+            return Look(seen, ((said, Verdict.INCONCLUSIVE if isinstance(seen, Silent) else Verdict.NOTED),))
+        result = await self._result(self._address(response_url, model, request_id, ""), request_id, seen.error)
+        return Look(result.seen, ((said, Verdict.NOTED), *result.heard))
 
-    async def _result(self, url: str, request_id: str, error: object) -> Observation:
+    async def _result(self, url: str, request_id: str, error: object) -> Look:
         try:
             response = await self._exchange("GET", url, limit=LARGEST_RESULT, seconds=RESULT_SECONDS)
         except TooMuch:
             words = f"The result is larger than {LARGEST_RESULT:,} bytes."
             body = encode({"detail": words, "error_type": "result_too_large", "message": words})
             ending = Ending(Event.FAILED, 502, body, words, "result_too_large")
-            return Ended(ending, Evidence("result", b"", request_id=request_id))
+            return Look(Ended(ending, Evidence(Source.RESULT, b"", request_id=request_id)))
         except LOST as failed:
-            return Silent(type(failed).__name__)
-        return read_result(response, response.content, request_id, error)
+            return Look(Silent(type(failed).__name__))
+        seen = read_result(response, request_id, error)
+        if isinstance(seen, Ended):
+            return Look(seen)
+        return Look(seen, ((_evidence(Source.RESULT, response, request_id), Verdict.INCONCLUSIVE),))
 
-    async def cancel(self, model: str, request_id: str, cancel_url: str | None) -> CancelAnswer | None:
-        """What the queue says to a cancel; None: nothing that could be understood."""
+    async def cancel(self, model: str, request_id: str, cancel_url: str | None) -> CancelReply:
         try:
             response = await self._exchange("PUT", self._address(cancel_url, model, request_id, "/cancel"))
         except LOST:
-            return None
-        match response.status_code:
-            case 200 if _object(response).get("success", True) is True:
-                return "removed"
-            case 200 | 202:
-                return "asked"
-            case 400:
-                return "over"
-            case 404 | 410:
-                return "missing"
-        return None
+            return CancelReply(None)
+        return CancelReply(read_cancel_answer(response), _evidence(Source.CANCEL, response, request_id))
 
     async def _exchange(
         self,
@@ -238,21 +230,59 @@ def read_submit_answer(response: httpx.Response) -> SubmitAnswer:
         texts = {name: content[name] for name in names if _is_plain(content.get(name))}
         if "request_id" in texts:
             return Accepted(**texts, queue_position=_position(content))
+    if status in {401, 402} or (status == 403 and LOCKED.search(_words(content))):
+        return Blocked(f"HTTP {status}: {_words(content)}", status)
     if status in TRANSIENT or status == 503 or 300 <= status < 400:
         return Refused(f"HTTP {status}: {_words(content)}", status, retry_after(response))
     if 400 <= status < 500 and not _is_json(response) and "x-fal-request-id" not in response.headers:
         # A page without fal's header comes from something in front of the queue, which turned the request away.
         return Refused(f"HTTP {status} that is not the queue's own answer.", status, retry_after(response))
     if 400 <= status < 500:
-        evidence = Evidence("result", response.content, _kept(response), status)
+        evidence = _evidence(Source.SUBMIT, response)
         return Rejected(failure(status, response.content, None, response.headers.get("x-fal-error-type")), evidence)
-    return Unknown(f"HTTP {status}: {_words(content)}", status)
+    return Unknown(f"HTTP {status}: {_words(content)}", status, _evidence(Source.SUBMIT, response))
 
 
-def read_result(response: httpx.Response, body: bytes, request_id: str, error: object) -> Observation:
+@dataclass(frozen=True, slots=True)
+class Over:
+    """A status that says that there is a result; `error` is what it says besides."""
+
+    error: object
+
+
+def read_status(response: httpx.Response) -> Waiting | Running | Over | Missing | Silent:
+    """What a status's HTTP answer proves."""
+    if response.status_code in {404, 410}:
+        return Missing(response.status_code)
+    status = _object(response)
+    match status.get("status") if response.status_code in {200, 202} else None:
+        case "IN_QUEUE":
+            return Waiting(_position(status))
+        case "IN_PROGRESS":
+            return Running()
+        case "COMPLETED":
+            return Over(status.get("error") or None)
+    return Silent(f"HTTP {response.status_code}")
+
+
+def read_cancel_answer(response: httpx.Response) -> CancelAnswer | None:
+    """What the HTTP answer to a cancel proves."""
+    match response.status_code:
+        case 200 if _object(response).get("success", True) is True:
+            return "removed"
+        case 200 | 202:
+            return "asked"
+        case 400:
+            return "over"
+        case 404 | 410:
+            return "missing"
+    return None
+
+
+def read_result(response: httpx.Response, request_id: str, error: object) -> Observation:
     """What a result's HTTP answer proves, once the status said COMPLETED; `error` is what it said with it."""
-    status = response.status_code
-    evidence = Evidence("result", body, _kept(response), status, request_id)
+    status, body = response.status_code, response.content
+    evidence = _evidence(Source.RESULT, response, request_id)
     try:
         parse_loosely(body)
     except NotJSON:
@@ -320,6 +350,6 @@ def _words(content: dict[str, Any]) -> str:
     return detail[:300] if isinstance(detail, str) else "no words"
 
 
-def _kept(response: httpx.Response) -> str:
+def _evidence(source: Source, response: httpx.Response, request_id: str | None = None) -> Evidence:
     kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
-    return encode(kept).decode()
+    return Evidence(source, response.content, encode(kept).decode(), response.status_code, request_id)

@@ -12,6 +12,7 @@ from service.context import Context
 from service.errors import SignatureRejected, UnsupportedMedia
 from service.jobs import due, endings, operations
 from service.jobs.facts import Evidence
+from service.jobs.lifecycle import Source, Verdict
 from service.jsontext import encode
 from service.providers.fal import Envelope, Incomplete, Unreadable, ending_of, read_envelope
 from service.providers.signatures import Signed, read_headers
@@ -35,7 +36,7 @@ async def receive_fal(request: Request) -> Response:
     body = await read_body(request, LARGEST_WEBHOOK)
     await context.fal_keys.verify(signed, body)
     verdict = await _apply(context, job_id, attempt, model, signed, body, started)
-    if verdict not in {"applied", "duplicate"}:
+    if verdict not in {Verdict.APPLIED, Verdict.DUPLICATE}:
         log.warning("webhook not applied", job_id=str(job_id), attempt=attempt, verdict=verdict)
     return Response(encode({"verdict": verdict}), media_type="application/json")
 
@@ -47,6 +48,8 @@ async def _address(context: Context, request: Request) -> tuple[UUID, int, str]:
         job_id, attempt = UUID(path["job_id"]), int(path["attempt"])
     except ValueError:
         raise SignatureRejected from None
+    if (str(job_id), str(attempt)) != (path["job_id"], path["attempt"]):
+        raise SignatureRejected  # The same numbers in another spelling: we never wrote it so.
     sealer = await context.sealer()
     if not sealer.holds(job_id, attempt, path["model"], path["seal"]):
         raise SignatureRejected
@@ -55,7 +58,7 @@ async def _address(context: Context, request: Request) -> tuple[UUID, int, str]:
 
 async def _apply(
     context: Context, job_id: UUID, attempt: int, model: str, signed: Signed, body: bytes, started: float
-) -> str:
+) -> Verdict:
     headers = encode(
         {"request_id": signed.request_id, "user_id": signed.user_id, "timestamp": signed.timestamp}
         | {"signature": signed.signature}
@@ -63,7 +66,7 @@ async def _apply(
 
     def evidence(envelope: Envelope | None = None) -> Evidence:
         return Evidence(
-            "webhook",
+            Source.WEBHOOK,
             body,
             headers,
             request_id=signed.request_id,
@@ -74,12 +77,12 @@ async def _apply(
     try:
         envelope = read_envelope(body)
         if envelope.request_id != signed.request_id:
-            return await endings.file_report(context.db, job_id, attempt, evidence(envelope), None, "foreign")
+            return await endings.file_report(context.db, job_id, attempt, evidence(envelope), None, Verdict.FOREIGN)
         ending = ending_of(envelope)
     except Unreadable:
-        verdict = "unreadable"
+        verdict = Verdict.UNREADABLE
     except Incomplete:
-        verdict = "incomplete"
+        verdict = Verdict.INCOMPLETE
     else:
         return await operations.end(context, job_id, attempt, model, ending, evidence(envelope))
     filed = await endings.file_report(context.db, job_id, attempt, evidence(), None, verdict)

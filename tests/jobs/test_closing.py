@@ -5,17 +5,21 @@ import json
 from collections.abc import Callable
 from uuid import UUID
 
+import httpx
 import pytest
 
 from service.context import Context
 from service.db import Database
 from service.jobs import due, endings, operations, store
 from service.jobs.facts import Answer
-from service.jobs.lifecycle import Duty
+from service.jobs.lifecycle import Duty, OnDoubt
+from service.jobs.submitting import Submitter
 from service.jobs.watching import TOO_LATE, watch
 from service.queue import TaskName
+from service.tenants import set_on_doubt
 from tests import making
-from tests.provider import Provider
+from tests.conftest import MakeClient
+from tests.provider import Provider, reply, says
 
 
 async def test_a_job_that_was_never_submitted_is_cancelled_at_once(context: Context, tenant: UUID) -> None:
@@ -197,3 +201,82 @@ async def test_closing_twice_ends_once(db: Database, tenant: UUID) -> None:
     job_id = await making.queued(db, tenant)
     closed = await asyncio.gather(*(endings.close(db, job_id, operations.CANCELLED) for _ in range(8)))
     assert sum(closed) == 1
+
+
+async def test_an_administrator_ends_a_job_whatever_its_provider_says(
+    context: Context, tenant: UUID, provider: Provider, client: httpx.AsyncClient
+) -> None:
+    for claim in (await making.submitted(context.db, tenant), await making.claimed(context.db, tenant)):
+        response = await client.post(f"/v1/jobs/{claim.job_id}/cancel?force=true")
+        assert (response.status_code, response.json()["status"]) == (200, "cancelled")
+        assert response.json()["error"]["type"] == "force_cancelled"
+        assert response.json()["cancel_requested_at"] is not None
+    assert provider.asked("/cancel") == []
+
+
+async def test_what_the_provider_has_of_it_is_stopped_afterwards(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claim = await making.submitted(context.db, tenant, "r-1")
+    late = await making.claimed(context.db, tenant)
+    for each in (claim, late):
+        assert await operations.force_end(context.db, each.job_id)
+    await store.record_answers(context.db, [making.accepted(late, "r-2")])
+    await watch(context)
+    assert sorted(call.path.split("/")[-2] for call in provider.asked("/cancel")) == ["r-1", "r-2"]
+    assert await making.states(context.db, late.job_id) == ["superseded"]
+
+
+async def test_only_an_administrator_may(make_client: MakeClient, context: Context, tenant: UUID) -> None:
+    claim = await making.submitted(context.db, tenant)
+    user = await make_client(scopes=("submit", "read"))
+    assert (await user.post(f"/v1/jobs/{claim.job_id}/cancel?force=1")).status_code == 403
+    assert (await user.post(f"/v1/jobs/{claim.job_id}/cancel?force=maybe")).status_code == 422
+    assert await making.status(context.db, claim.job_id) == "submitted"
+
+
+async def test_an_end_is_not_ended_again(context: Context, tenant: UUID) -> None:
+    claim = await making.ended(context.db, tenant)
+    assert not await operations.force_end(context.db, claim.job_id)
+    assert await making.status(context.db, claim.job_id) == "completed"
+
+
+async def test_a_tenant_may_have_a_doubt_end_in_a_failure(context: Context, tenant: UUID, provider: Provider) -> None:
+    assert await set_on_doubt(context.db, "ours", OnDoubt.FAIL)
+    provider.submit = says(None)
+    job_id = await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    assert await making.status(context.db, job_id) == "queued"
+    await making.make_due(context.db, job_id)
+    await watch(context)
+    await Submitter(context).drain()
+    row = await making.outcome(context.db, job_id)
+    assert row is not None
+    assert (row["status"], row["error_type"], len(provider.submissions)) == ("failed", "submission_unknown", 1)
+
+
+async def test_a_tenant_that_is_none_has_no_wishes(db: Database) -> None:
+    assert not await set_on_doubt(db, "nobody", OnDoubt.FAIL)
+
+
+@pytest.mark.parametrize("state", ["queued", "submitted", "in doubt"])
+async def test_no_job_stays_for_ever(context: Context, tenant: UUID, provider: Provider, state: str) -> None:
+    provider.submit = says(None)
+    provider.status = says(reply({"status": "IN_QUEUE"}, 202))
+    if state == "submitted":
+        job_id = (await making.submitted(context.db, tenant)).job_id
+    else:
+        job_id = await making.queued(context.db, tenant)
+    if state == "in doubt":
+        await Submitter(context).drain()
+    young = await making.queued(context.db, tenant)
+    await making.make_older(context.db, job_id, 100)
+    await due.end_the_oldest(context.db, 101)
+    await watch(context)
+    assert await making.outcome(context.db, job_id) is None
+    await due.end_the_oldest(context.db, 99)
+    await watch(context)
+    row = await making.outcome(context.db, job_id)
+    assert row is not None
+    assert row["error_type"] == "deadline_exceeded"
+    assert await making.outcome(context.db, young) is None

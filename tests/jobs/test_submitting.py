@@ -74,8 +74,7 @@ REFUSALS = [
     reply({"detail": "Slow down"}, 429, retry_after="3600"),
     reply({"detail": "Overloaded"}, 503),
     reply({"detail": "Overloaded"}, 503, x_fal_request_id="r"),
-    reply({"detail": "Who are you?"}, 401),
-    reply({"detail": "No money"}, 403),
+    reply({"detail": "Not your app"}, 403),
     reply({"detail": "Timed out"}, 408),
     Reply(302, b"", {"location": "http://127.0.0.1:1/"}),
     page(404),
@@ -202,7 +201,7 @@ async def test_the_models_own_no_is_the_jobs_end(
     assert row is not None
     assert (row["status"], row["http_status"], row["error"]) == ("failed", status, "body.prompt: field required")
     assert row["body"] == reply({"detail": detail}).body
-    assert [each["source"] for each in await making.reports(context.db, job_id)] == ["result"]
+    assert [each["source"] for each in await making.reports(context.db, job_id)] == ["submit"]
 
 
 async def test_retry_after_is_kept_and_the_worker_is_nudged_then(

@@ -213,7 +213,7 @@ async def test_a_result_that_is_no_json_is_kept_as_a_json_string(
     provider.ended(Reply(200, body, {"content-type": "text/plain"}))
     assert await look(context, claim.job_id) == "completed"
     row = await making.outcome(context.db, claim.job_id)
-    [report] = await making.reports(context.db, claim.job_id)
+    _, report = await making.reports(context.db, claim.job_id)
     assert row is not None
     assert json.loads(row["body"]) == body.decode("utf-8", "replace")
     assert (report["body"], report["verdict"]) == (body, "applied")
@@ -304,12 +304,33 @@ async def test_a_request_that_the_provider_lost_is_given_up_only_after_a_while(
     provider.ended(reply({"detail": "Request not found"}, status))
     if where == "status":
         provider.status = says(reply({"detail": "Request not found"}, status))
+    await making.make_older(context.db, claim.job_id, 2 * context.settings.lost_after_seconds)
     assert await look(context, claim.job_id) == "submitted"
-    await making.make_older(context.db, claim.job_id, context.settings.lost_after_seconds + 1)
+    await make_missing_for(context, claim.job_id, context.settings.lost_after_seconds - 5)
+    assert await look(context, claim.job_id) == "submitted"
+    await make_missing_for(context, claim.job_id, context.settings.lost_after_seconds)
     assert await look(context, claim.job_id) == "failed"
     row = await making.outcome(context.db, claim.job_id)
     assert row is not None
     assert row["error_type"] == "provider_lost_request"
+
+
+async def make_missing_for(context: Context, job_id: UUID, seconds: float) -> None:
+    await context.db.execute(
+        "UPDATE live_jobs SET missing_since = now() - make_interval(secs => $2) WHERE job_id = $1", job_id, seconds
+    )
+
+
+async def test_a_request_that_is_found_again_has_the_whole_time_anew(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    lost, found = reply({"detail": "Request not found"}, 404), reply({"status": "IN_PROGRESS"}, 202)
+    provider.status = says(lost, found, lost)
+    await look(context, claim.job_id)
+    await make_missing_for(context, claim.job_id, context.settings.lost_after_seconds)
+    assert await look(context, claim.job_id) == "in_progress"
+    assert await look(context, claim.job_id) == "in_progress"
 
 
 async def test_a_provider_that_is_away_ends_nothing(context: Context, tenant: UUID, http: httpx.AsyncClient) -> None:
@@ -385,7 +406,9 @@ async def test_what_a_provider_says_to_a_cancel(
     context: Context, provider: Provider, answer: Reply | None, said: str | None
 ) -> None:
     provider.cancel = says(answer)
-    assert await context.fal.cancel(making.MODEL, "r-1", None) == said
+    said_and_kept = await context.fal.cancel(making.MODEL, "r-1", None)
+    assert said_and_kept.answer == said
+    assert (said_and_kept.evidence.body if said_and_kept.evidence else None) == (answer.body if answer else None)
 
 
 async def test_a_job_that_completed_before_its_cancel_is_completed(

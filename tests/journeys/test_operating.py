@@ -70,3 +70,47 @@ def test_a_wrong_setting_ends_the_program_with_one_line_that_names_it(service: S
     assert ended.returncode != 0
     [line] = ended.stderr.strip().splitlines()
     assert name in line
+
+
+def at_home(service: Service, *arguments: str) -> str:
+    return service.run(*arguments, "--data", str(service.data))
+
+
+def test_a_tenant_says_what_becomes_of_a_doubt(service: Service) -> None:
+    create_key(service, "thrifty")
+    at_home(service, "tenants", "set", "thrifty", "--on-doubt", "fail")
+    lines = [line.split() for line in at_home(service, "tenants", "list").splitlines()]
+    assert ["thrifty", "fail"] in [line[:2] for line in lines]
+    refused = service.try_running("tenants", "set", "nobody", "--on-doubt", "fail", "--data", str(service.data))
+    assert (refused.returncode, refused.stderr) == (1, "roundtrip: there is no tenant nobody\n")
+
+
+def test_a_webhook_is_listed_and_replayed(service: Service, client: Driver, fal: StandIn, tag: str) -> None:
+    request_id = client.ended(client.post(tag)["request_id"])["request_id"]
+    heading, line = at_home(service, "webhooks", "list", "--job", request_id).splitlines()
+    assert heading.split()[:5] == ["ID", "RECEIVED", "SOURCE", "VERDICT", "BYTES"]
+    report_id = line.split()[0]
+    shown = at_home(service, "webhooks", "replay", report_id)
+    assert "completed, HTTP 200" in shown
+    assert "today     duplicate" in shown
+    refused = service.try_running("webhooks", "replay", report_id, "--apply", "--data", str(service.data))
+    assert (refused.returncode, refused.stderr) == (1, "roundtrip: nothing was applied\n")
+    assert service.try_running("webhooks", "replay", "999999999", "--data", str(service.data)).returncode == 1
+
+
+def test_a_provider_is_paused_and_resumed_by_hand(service: Service, client: Driver, fal: StandIn, tag: str) -> None:
+    assert at_home(service, "providers", "list") == "No provider is paused.\n"
+    at_home(service, "providers", "pause", "fal", "--reason", "Moving house.")
+    try:
+        assert "Moving house." in at_home(service, "providers", "list")
+        request_id = client.post(tag)["request_id"]
+        eventually(lambda: client.job(request_id)["status"] == "queued", within=5)
+        at_home(service, "jobs", "end", request_id)
+        assert client.job(request_id)["status"] == "cancelled"
+        assert fal.submits_of(tag) == []
+    finally:
+        at_home(service, "providers", "resume", "fal")
+    again = service.try_running("providers", "resume", "fal", "--data", str(service.data))
+    assert (again.returncode, again.stderr) == (1, "roundtrip: fal is not paused\n")
+    refused = service.try_running("jobs", "end", request_id, "--data", str(service.data))
+    assert refused.returncode == 1

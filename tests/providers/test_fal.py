@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.jobs.facts import Ending
 from service.jobs.lifecycle import Event
-from service.providers.base import Accepted, Ended, Missing, Refused, Rejected, Silent, Unknown
+from service.providers.base import Accepted, Blocked, Ended, Missing, Refused, Rejected, Silent, Unknown
 from service.providers.fal import (
     Incomplete,
     Unreadable,
@@ -228,8 +228,11 @@ def test_a_request_is_asked_about_under_its_app(model: str, app: str) -> None:
         (answer(200, b"", retry_after="5"), Unknown),
         (answer(301, b"", location="/x"), Refused),
         (answer(302, b"", location="/x"), Refused),
-        (answer(401, {"detail": "Who?"}), Refused),
-        (answer(403, {"detail": "No money"}), Refused),
+        (answer(401, {"detail": "Who?"}), Blocked),
+        (answer(401, b"<html>"), Blocked),
+        (answer(402, {"detail": "Pay"}), Blocked),
+        (answer(403, {"detail": "User is locked. Reason: Exhausted balance."}), Blocked),
+        (answer(403, {"detail": "This app is not yours."}), Refused),
         (answer(408, {"detail": "Slow"}), Refused),
         (answer(429, {"detail": "Later"}), Refused),
         (answer(503, {"detail": "Later"}), Refused),
@@ -319,13 +322,13 @@ def test_an_acceptance_brings_its_addresses() -> None:
     ],
 )
 def test_a_result_proves_no_more_than_it_says(response: httpx.Response, error: str | None, kind: type) -> None:
-    assert isinstance(read_result(response, response.content, "r", error), kind)
+    assert isinstance(read_result(response, "r", error), kind)
 
 
 @given(st.integers(200, 599), json_values | st.binary(), st.none() | st.text())
 def test_no_result_raises(status: int, content: Any, error: str | None) -> None:
     response = answer(status, content)
-    seen = read_result(response, response.content, "r", error)
+    seen = read_result(response, "r", error)
     if isinstance(seen, Ended):
         assert seen.evidence.body == response.content
         json.loads(seen.ending.body)
@@ -334,7 +337,7 @@ def test_no_result_raises(status: int, content: Any, error: str | None) -> None:
 @pytest.mark.parametrize("body", [b"A cat.", "Ωé".encode(), b"\xff\x00", b"{"])
 def test_a_result_that_is_no_json_is_a_json_string(body: bytes) -> None:
     response = answer(200, body)
-    seen = read_result(response, body, "r", None)
+    seen = read_result(response, "r", None)
     assert isinstance(seen, Ended)
     assert (seen.ending.event, seen.ending.http_status) == (Event.COMPLETED, 200)
     assert json.loads(seen.ending.body) == body.decode("utf-8", "replace")

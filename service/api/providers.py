@@ -1,0 +1,17 @@
+"""Who runs the jobs, and whether they are taken at all."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.api import rendering
+from service.api.requests import answer, authenticate
+from service.context import Context
+from service.jobs.pauses import pauses
+
+
+async def list_providers(request: Request) -> Response:
+    await authenticate(request, "read")
+    context: Context = request.state.context
+    paused = {row["provider"]: row for row in await pauses(context.db)}
+    names = [context.fal.name]
+    return answer({"providers": [rendering.provider(name, paused.get(name)) for name in names]})

@@ -1,0 +1,215 @@
+"""The program's commands for operators: tenants, providers, recorded webhooks, jobs that have to end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+import click
+
+from service.local.console import data_option, database_of, end, settings_of, show_table
+
+if TYPE_CHECKING:
+    from service.db import Database
+    from service.webhooks.replaying import Replay
+
+Result = TypeVar("Result")
+
+
+def with_database(data: Path | None, work: Callable[["Database"], Awaitable[Result]]) -> Result:
+    from service.db import open_database
+
+    async def run(url: str) -> Result:
+        async with open_database(url, max_size=2) as db:
+            return await work(db)
+
+    with database_of(data) as url:
+        return asyncio.run(run(url))
+
+
+@click.group()
+def tenants() -> None:
+    """Tenants, and what they want done otherwise."""
+
+
+@tenants.command("list")
+@data_option
+def list_tenants(data: Path | None) -> None:
+    from service.tenants import tenants
+
+    rows = with_database(data, tenants)
+    show_table(
+        [("TENANT", "IN DOUBT", "MADE"), *((row["name"], row["on_doubt"], f"{row['created_at']:%F}") for row in rows)]
+    )
+
+
+@tenants.command("set")
+@click.argument("tenant")
+@click.option("--on-doubt", required=True, type=click.Choice(["resubmit", "fail"]), help="May it cost twice, or fail?")
+@data_option
+def set_tenant(tenant: str, on_doubt: str, data: Path | None) -> None:
+    """What becomes of a job whose submission was never answered and never called back."""
+    from service.jobs.lifecycle import OnDoubt
+    from service.tenants import set_on_doubt
+
+    if not with_database(data, lambda db: set_on_doubt(db, tenant, OnDoubt(on_doubt))):
+        end(f"there is no tenant {tenant}", 1)
+    click.echo(f"Jobs of {tenant} that stay in doubt: {on_doubt}.")
+
+
+@click.group()
+def providers() -> None:
+    """Providers: paused or not."""
+
+
+@providers.command("list")
+@data_option
+def list_providers(data: Path | None) -> None:
+    from service.jobs.pauses import pauses
+
+    rows = with_database(data, pauses)
+    if not rows:
+        click.echo("No provider is paused.")
+        return
+    heading = ("PAUSED", "SINCE", "NEXT TRY", "REASON")
+    next_try = (f"{row['probe_at']:%F %T}Z" if row["probe_at"] else "by hand only" for row in rows)
+    show_table(
+        [
+            heading,
+            *(
+                (row["provider"], f"{row['paused_at']:%F %T}Z", when, row["reason"])
+                for row, when in zip(rows, next_try, strict=True)
+            ),
+        ]
+    )
+
+
+@providers.command("pause")
+@click.argument("provider", type=click.Choice(["fal"]))
+@click.option("--reason", default="An operator paused it.", show_default=True)
+@data_option
+def pause_provider(provider: str, reason: str, data: Path | None) -> None:
+    """Submit nothing to it until `resume`. Jobs are accepted and wait."""
+    from service.jobs.pauses import pause_by_hand
+
+    with_database(data, lambda db: pause_by_hand(db, provider, reason))
+    click.echo(f"{provider} is paused.")
+
+
+@providers.command("resume")
+@click.argument("provider", type=click.Choice(["fal"]))
+@data_option
+def resume_provider(provider: str, data: Path | None) -> None:
+    """Submit to it again, from the next sweep on."""
+    from service.jobs.pauses import resume
+
+    if not with_database(data, lambda db: resume(db, provider)):
+        end(f"{provider} is not paused", 1)
+    click.echo(f"{provider} gets jobs again.")
+
+
+@click.group()
+def webhooks() -> None:
+    """What providers said of jobs, as it was recorded."""
+
+
+@webhooks.command("list")
+@click.option("--job", "request_id", type=click.UUID, help="Of this job only.")
+@click.option("--verdict", help="With this verdict only, such as conflict or unreadable.")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
+@data_option
+def list_webhooks(request_id: UUID | None, verdict: str | None, limit: int, data: Path | None) -> None:
+    """The newest reports, of webhooks, polls and results."""
+    from service.webhooks.replaying import recorded
+
+    rows = with_database(data, lambda db: recorded(db, request_id, verdict, limit))
+    heading = ("ID", "RECEIVED", "SOURCE", "VERDICT", "BYTES", "ATTEMPT", "JOB")
+    show_table(
+        [
+            heading,
+            *(
+                (
+                    str(row["id"]),
+                    f"{row['received_at']:%F %T}Z",
+                    row["source"],
+                    row["verdict"],
+                    str(row["size"]),
+                    str(row["attempt"]),
+                    str(row["job_id"]),
+                )
+                for row in rows
+            ),
+        ]
+    )
+
+
+@webhooks.command("replay")
+@click.argument("report_id", metavar="ID", type=click.IntRange(1, 2**63 - 1))
+@click.option("--apply", is_flag=True, help="Let it end its job, if it can.")
+@data_option
+def replay_webhook(report_id: int, apply: bool, data: Path | None) -> None:
+    """Show what today's code makes of a recorded report. An end is never changed by it."""
+    from service.catalog import Catalog
+    from service.webhooks.replaying import NoSuchReport, replay
+
+    catalog = Catalog(settings_of(data).models)
+    try:
+        replayed = with_database(data, lambda db: replay(db, catalog, report_id, apply=apply))
+    except NoSuchReport:
+        end(f"there is no report {report_id}", 1)
+    for line in account_of(replayed, applied=apply):
+        click.echo(line)
+    if apply and replayed.verdict != "applied":
+        end("nothing was applied", 1)
+
+
+def account_of(replayed: "Replay", *, applied: bool) -> list[str]:
+    """What a replay found, in lines."""
+    report, ending = replayed.report, replayed.ending
+    lines = [
+        f"report    {report['id']}: {report['source']}, received {report['received_at']:%F %T}Z, "
+        f"{len(report['body'])} bytes, HTTP {report['http_status'] or 'none'}",
+        f"job       {report['job_id']}, attempt {report['attempt']}",
+        f"then      {report['verdict']}",
+    ]
+    if ending is None:
+        return [*lines, f"today     {replayed.verdict}: it tells of no end"]
+    lines.append(f"it says   {ending.event}, HTTP {ending.http_status}{_words(ending.error)}")
+    facts: dict[str, Any] = {
+        "text": replayed.lifted.text,
+        "files": len(replayed.lifted.files) or None,
+        "seed": replayed.lifted.seed,
+        "usage": dict(replayed.lifted.usage) or None,
+    }
+    lines += [f"          {name}: {_words(value)[2:]}" for name, value in facts.items() if value is not None]
+    done = {True: "applied: it ended its job now", False: "it would end its job (--apply lets it)"}[applied]
+    lines.append(f"today     {done if replayed.verdict == 'applied' else replayed.verdict}")
+    if replayed.differing:
+        lines.append(f"          today's code lifts other facts than are kept: {', '.join(replayed.differing)}")
+    return lines
+
+
+def _words(value: object) -> str:
+    """Text of strangers on one line, without what a terminal would obey."""
+    if value is None:
+        return ""
+    text = str(value)[:200]
+    return ": " + "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+@click.group()
+def jobs() -> None:
+    """Jobs."""
+
+
+@jobs.command("end")
+@click.argument("request_id", type=click.UUID)
+@data_option
+def end_job(request_id: UUID, data: Path | None) -> None:
+    """End a job as cancelled whatever its provider says; the provider is then asked to stop it."""
+    from service.jobs.operations import force_end
+
+    if not with_database(data, lambda db: force_end(db, request_id)):
+        end(f"there is no job {request_id} that has not ended", 1)
+    click.echo(f"{request_id} is cancelled.")

@@ -181,7 +181,7 @@ def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
 
     import uvicorn
 
-    from service.edge import MOST_CONNECTIONS, LimitedProtocol
+    from service.edge import MOST_CONNECTIONS, LimitedProtocol, Server
 
     config = uvicorn.Config(
         app,
@@ -196,7 +196,7 @@ def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
         proxy_headers=False,
         timeout_graceful_shutdown=10,
     )
-    uvicorn.Server(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
+    Server(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
 
 
 def _celery(*arguments: str) -> None:

@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable
 from enum import StrEnum
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, Self
 
 import structlog
 from celery import Celery
+from kombu import Connection
 
 from service.settings import Settings
 
@@ -34,6 +35,16 @@ class TaskName(StrEnum):
     COPY = "roundtrip.copy_files"
     SWEEP = "roundtrip.sweep"
     TIDY = "roundtrip.tidy"
+    CANARY = "roundtrip.canary"
+
+
+class PatientConnection(Connection):
+    """Looks for a broker that is away every few seconds, however long it has been away."""
+
+    LONGEST_INTERVAL = 5
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Self:
+        return super().ensure_connection(*arguments, **{"interval_max": self.LONGEST_INTERVAL, **options})
 
 
 def build_celery(settings: Settings) -> Celery:
@@ -58,6 +69,7 @@ def build_celery(settings: Settings) -> Celery:
         broker_transport_options=transport_options(settings.require_broker_url()),
         timezone="UTC",
     )
+    app.amqp.Connection = PatientConnection
     return app
 
 
@@ -147,12 +159,17 @@ class Nudger:
             self._away = False
 
 
+def publishing(broker_url: str) -> dict[str, Any]:
+    """How to publish without ever waiting long."""
+    if broker_url.startswith("amqp"):
+        # A pooled connection does not know that its broker was restarted until it is used.
+        return {"retry": True, "retry_policy": RETRY_ONCE, "confirm_timeout": 5}
+    return {"retry": False}
+
+
 def open_nudger(settings: Settings) -> Nudger:
     app = build_celery(settings)
-    options: dict[str, Any] = {"retry": False}
-    if settings.require_broker_url().startswith("amqp"):
-        # A pooled connection does not know that its broker was restarted until it is used.
-        options = {"retry": True, "retry_policy": RETRY_ONCE, "confirm_timeout": 5}
+    options = publishing(settings.require_broker_url())
 
     def publish(name: TaskName) -> None:
         app.send_task(name.value, queue=QUEUE, ignore_result=True, expires=MESSAGE_SECONDS, **options)

@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     first_poll_seconds: Duration = 20
     poll_seconds: Duration = 30
     sweep_seconds: Duration = 5
+    canary_seconds: Duration = 10
     lost_after_seconds: Duration = 600
     longest_job_seconds: Duration = 604_800
     idempotency_days: Duration = 7

@@ -12,8 +12,9 @@ from celery import signals
 from service.db import DatabaseAway
 from service.jobs import due
 from service.logs import configure_logs
-from service.queue import MESSAGE_SECONDS, QUEUE, TaskName, build_celery
+from service.queue import MESSAGE_SECONDS, QUEUE, TaskName, build_celery, publishing
 from service.settings import load_settings
+from tasks.canary import Canary
 from tasks.runtime import Runtime, Worker
 
 configure_logs()
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 settings = load_settings()
 celery_app = build_celery(settings)
 runtime = Runtime()
+canary = Canary(celery_app, settings)
 
 TIDY_SECONDS = 600.0
 
@@ -50,6 +52,11 @@ def tidy() -> None:
     runtime.run(_tidy)
 
 
+@celery_app.task(name=TaskName.CANARY.value)
+def hear_canary() -> None:
+    runtime.touch(canary.arrived)
+
+
 async def _submit(worker: Worker) -> None:
     worker.submitting.wake()
 
@@ -64,9 +71,15 @@ async def _copy(worker: Worker) -> None:
 
 
 async def _sweep(worker: Worker) -> None:
-    """Find work whose nudge was lost: one statement when there is none."""
+    """Find work whose nudge was lost: one statement when there is none, and one at a time.
+
+    A database that does not answer would hold a thread for each sweep, and in the end all of them.
+    """
+    if worker.sweeping.locked():
+        return
     try:
-        owed = await due.anything_due(worker.context.db)
+        async with worker.sweeping:
+            owed = await due.anything_due(worker.context.db)
     except DatabaseAway as error:
         log.warning("no sweep", error=str(error))
         return
@@ -87,17 +100,28 @@ async def _tidy(worker: Worker) -> None:
         log.warning("not tidied", error=str(error))
 
 
+# Without these beat would never again send anything over a connection that it once lost to RabbitMQ.
+options = {"queue": QUEUE, "expires": MESSAGE_SECONDS, **publishing(settings.require_broker_url())}
 celery_app.conf.beat_schedule = {
-    name.value: {"task": name.value, "schedule": seconds, "options": {"queue": QUEUE, "expires": MESSAGE_SECONDS}}
+    name.value: {"task": name.value, "schedule": seconds, "options": options}
     for name, seconds in ((TaskName.SWEEP, settings.sweep_seconds), (TaskName.TIDY, TIDY_SECONDS))
 }
+celery_app.conf.beat_scheduler = "tasks.clock:WatchedScheduler"
+celery_app.conf.beat_max_loop_interval = settings.canary_seconds
+
+
+@signals.celeryd_after_setup.connect
+def start_canary(**_: Any) -> None:
+    canary.start()
 
 
 @signals.worker_shutting_down.connect
 def stop_taking(**_: Any) -> None:
+    canary.stop()
     runtime.stop()
 
 
 @signals.worker_shutdown.connect
 def close_runtime(**_: Any) -> None:
+    canary.stop()
     runtime.close()

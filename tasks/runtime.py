@@ -26,6 +26,7 @@ class Worker:
         watcher = Watcher(context)
         self.watching, self.stopping = watcher.looks, watcher.stops
         self.copying = Copier(context).pump
+        self.sweeping = asyncio.Lock()
 
     async def stop(self) -> None:
         """Take nothing more, and wait for what is in hand."""
@@ -47,6 +48,13 @@ class Runtime:
         worker = self._started()
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(_call(work, worker), self._loop).result()
+
+    def touch(self, then: Callable[[], None]) -> None:
+        """Call `then` from the loop, or at once if there is none yet: a database that is away may hold up the start."""
+        if (loop := self._loop) is None:
+            then()
+        else:
+            loop.call_soon_threadsafe(then)
 
     def stop(self) -> None:
         """Take no more work. Returns at once."""

@@ -99,14 +99,14 @@ def test_a_missing_setting_is_named_in_one_line(name: str) -> None:
 
 
 def test_a_secret_does_not_show_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAL_KEY", "id:canary-secret-of-it")
-    monkeypatch.setenv("ROUNDTRIP_ADMIN_KEY", "id:canary-secret-of-it")
-    assert "canary" not in repr(load_settings())
-    assert "canary" not in str(load_settings())
+    monkeypatch.setenv("FAL_KEY", "id:planted-secret-of-it")
+    monkeypatch.setenv("ROUNDTRIP_ADMIN_KEY", "id:planted-secret-of-it")
+    assert "planted" not in repr(load_settings())
+    assert "planted" not in str(load_settings())
 
 
 def test_a_wrong_secret_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROUNDTRIP_ADMIN_KEY", "canary")
+    monkeypatch.setenv("ROUNDTRIP_ADMIN_KEY", "planted")
     with pytest.raises(SettingsError) as caught:
         load_settings()
-    assert "canary" not in str(caught.value)
+    assert "planted" not in str(caught.value)

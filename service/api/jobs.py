@@ -61,13 +61,16 @@ def _wait_seconds(text: str | None) -> float:
 
 
 async def _wait_for_end(request: Request, caller: Caller, job_id: UUID, seconds: float) -> Row:
-    """Until the job has ended and its copies are made, if they are soon; the job is read once, at the end."""
+    """Until the job has ended and its copies are made, if they are soon, or this process ends.
+
+    The job is read once, at the end.
+    """
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
     until = monotonic() + seconds
     copies_until: float | None = None
     async with waiting.on(job_id, seconds) as changed:
-        while (left := until - monotonic()) > 0 and not await request.is_disconnected():
+        while (left := until - monotonic()) > 0 and not (waiting.stopped or await request.is_disconnected()):
             ended, copied = await reads.is_over(context.db, job_id)
             if ended and copied:
                 break

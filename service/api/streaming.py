@@ -18,12 +18,15 @@ PING_EVERY = 15
 
 
 async def events(request: Request, caller: Caller, job_id: UUID, seen: int) -> AsyncGenerator[bytes]:
-    """Each event of the job's history once, in order, then `end` with the job itself."""
+    """Each event of the job's history once, in order, then `end` with the job itself.
+
+    A process that ends closes its streams before; their clients go on elsewhere with `Last-Event-ID`.
+    """
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
     quiet = 0
     async with waiting.on(job_id, WAITER_SECONDS) as changed:
-        while not await request.is_disconnected():
+        while not waiting.stopped and not await request.is_disconnected():
             # The end is looked for before the history, so that it is never told before its event.
             ended, _ = await reads.is_over(context.db, job_id)
             for event in await reads.events_of(context.db, job_id):

@@ -30,6 +30,13 @@ class Waiting:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._events: dict[UUID, set[asyncio.Event]] = {}
+        self.stopped = False
+
+    def stop(self) -> None:
+        """The process ends: let everybody who waits go on with what there is."""
+        self.stopped = True
+        for changed in set().union(*self._events.values()):
+            changed.set()
 
     @asynccontextmanager
     async def on(self, job_id: UUID, seconds: float) -> AsyncGenerator[asyncio.Event]:

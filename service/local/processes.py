@@ -23,6 +23,9 @@ SHORTEST_DELAY = 0.2
 LONGEST_DELAY = 10.0
 # A child that lived this long is taken to have been well, so its next restart is quick again.
 WELL_AFTER = 30.0
+# So is one that was asked to end after this, as an operator does to restart it.
+ASKED_AFTER = 1.0
+ENDED_IN_ORDER = {0, -signal.SIGTERM}
 ENDINGS_UNTIL_GIVING_UP = 3
 PR_SET_PDEATHSIG = 1
 
@@ -92,32 +95,34 @@ class Child:
     def _keep_running(self) -> None:
         delay = SHORTEST_DELAY
         while not self._stopping.is_set():
-            started = monotonic()
+            started, status = monotonic(), None
             try:
-                self.last_ending = self._run_once()
+                status = self._run_once()
+                self.last_ending = _ending(status)
             except OSError as error:
                 self.last_ending = f"could not be started: {error}"
             if self._stopping.is_set():
                 return
             self.endings += 1
-            if monotonic() - started > WELL_AFTER:
+            if monotonic() - started > (ASKED_AFTER if status in ENDED_IN_ORDER else WELL_AFTER):
                 delay = SHORTEST_DELAY
             tell(f"roundtrip: {self.program.name} {self.last_ending}; starting it again in {delay:.1f} s")
             self._stopping.wait(delay)
             delay = min(delay * 2, LONGEST_DELAY)
 
-    def _run_once(self) -> str:
+    def _run_once(self) -> int | None:
+        """The status with which it ended; None if it was not started any more."""
         self.program.before()
         with self._lock:
             if self._stopping.is_set():
-                return "was not started"
+                return None
             process = self._process = self._open()
         self._register.add(self.program.name, process.pid)
         reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
         reader.start()
         self._wait(process)
         reader.join(1)
-        return _ending(process.returncode)
+        return process.returncode
 
     def _open(self) -> subprocess.Popen[str]:
         program = self.program
@@ -200,7 +205,9 @@ class Supervisor:
             sleep(0.02)
 
 
-def _ending(status: int) -> str:
+def _ending(status: int | None) -> str:
+    if status is None:
+        return "was not started"
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 

@@ -56,6 +56,11 @@ class Child:
         self._process.send_signal(self.stop_signal)
         return self._process.wait(within)
 
+    def ended(self, within: float) -> int:
+        """The status with which it ends by itself."""
+        assert self._process is not None
+        return self._process.wait(within)
+
     def kill(self) -> None:
         """SIGKILL for it and for what it forked into its group."""
         assert self._process is not None

@@ -21,6 +21,8 @@ from tests.stand_in.server import eventually
 
 PROGRAM = Path(sys.executable).with_name("roundtrip")
 DATA = "/var/lib/roundtrip"
+# So often that a worker which a restart of the broker leaves behind is seen to be ended.
+CANARIES = {"ROUNDTRIP_CANARY_SECONDS": "1"}
 
 
 @dataclass
@@ -57,7 +59,7 @@ class Deployment:
         if "ROUNDTRIP_DATABASE_URL" in environment:
             environment["ROUNDTRIP_DATABASE_URL"] = self.database_url
         surroundings = {"PATH": os.defpath, "PYTHONPATH": str(compose.ROOT)}
-        return Child(name, [str(PROGRAM), *command], surroundings | environment | QUICK, self.folder)
+        return Child(name, [str(PROGRAM), *command], surroundings | environment | QUICK | CANARIES, self.folder)
 
     def _here(self, text: str) -> str:
         """A word of compose.yaml with this machine's addresses in it."""

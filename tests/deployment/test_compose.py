@@ -12,6 +12,7 @@ from scripts.setup import UV
 from service.cli import main
 from service.sandbox.config import PREFIX, SandboxConfig
 from service.settings import Settings, load_settings
+from service.watchdog import GRACE_SECONDS
 from tests.deployment import compose
 from tests.deployment.compose import ROOT, SANDBOX, VALKEY, VARIABLES, Json, VariableMissing
 
@@ -100,6 +101,13 @@ def test_no_process_runs_before_the_schema_is_there() -> None:
     for name in ("api", "worker", "beat"):
         assert depended_on(compose.services()[name])["migrate"] == "service_completed_successfully"
     assert depended_on(compose.services()["migrate"]) == {"postgres": "service_healthy"}
+
+
+def test_a_watchdog_can_end_its_process_and_another_takes_its_place() -> None:
+    for name in ("worker", "beat"):
+        assert compose.services()[name]["init"] is True
+        assert compose.services()[name]["restart"] == "unless-stopped"
+        assert float(compose.services()[name]["stop_grace_period"].removesuffix("s")) > GRACE_SECONDS
 
 
 def test_only_the_proxy_can_be_reached_from_outside_and_by_default_from_this_host_only() -> None:

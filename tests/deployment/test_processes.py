@@ -1,15 +1,21 @@
 """The processes of compose.yaml against real brokers: jobs go round, and go on when parts of it die."""
 
 import itertools
+import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from celery import Celery
 
 from scripts.demo import as_data_uri, examples
 from scripts.picture import draw
 from service.local.announcing import EXAMPLE
+from service.queue import QUEUE, build_celery
+from service.settings import Settings
+from service.watchdog import SHORTEST_PATIENCE, Finding
 from tests.deployment.brokers import Broker
 from tests.deployment.processes import Deployment, deployed
 from tests.journeys.driver import Driver, Json, parsed
@@ -107,6 +113,55 @@ def test_jobs_go_on_when_the_broker_restarts(whole: Deployment, clients: list[Dr
     after = submit_many(clients, 10)
     attempts = completed(clients, [*before, *meanwhile, *after])
     assert [len(made) for made in attempts] == [1] * 40
+
+
+def test_nobody_is_ended_because_the_broker_is_away(whole: Deployment, clients: list[Driver]) -> None:
+    whole.broker.stop()
+    request_ids = submit_many(clients, 5)
+    time.sleep(SHORTEST_PATIENCE + 3)
+    whole.broker.start()
+    completed(clients, request_ids)
+    time.sleep(SHORTEST_PATIENCE)
+    for child in (*whole.workers, whole.beat):
+        child.insist_alive()
+
+
+def test_a_worker_that_stands_still_is_ended(whole: Deployment, clients: list[Driver]) -> None:
+    worker = whole.workers[0]
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert worker.ended(within=60) == -signal.SIGKILL
+    assert Finding.SILENT.value in worker.words()
+    worker.start()
+    completed(clients, submit_many(clients, 3))
+
+
+def test_a_worker_that_consumes_nothing_is_ended_and_leaves_no_queue(whole: Deployment, clients: list[Driver]) -> None:
+    worker = whole.workers[0]
+    whole.workers[1].stop()
+    app = build_celery(Settings(broker_url=whole.broker.url))
+    found = eventually(lambda: app.control.inspect(timeout=3).active_queues())
+    [queues] = found.values()
+    for queue in queues:
+        app.control.cancel_consumer(queue["name"], reply=True)
+    assert worker.ended(within=60) == 0
+    assert Finding.DEAF.value in worker.words()
+    for child in whole.workers:
+        child.start()
+    completed(clients, submit_many(clients, 3))
+    [own] = [queue["name"] for queue in queues if queue["name"] != QUEUE]
+    eventually(lambda: not there(app, own), within=60, every=0.5)
+
+
+def there(app: Celery, queue: str) -> bool:
+    """Whether the broker knows a queue of that name."""
+    with app.connection_for_read() as connection:
+        if connection.transport.driver_type == "redis":
+            return bool(connection.default_channel.client.exists(queue))
+        try:
+            connection.default_channel.queue_declare(queue, passive=True)
+        except connection.channel_errors:
+            return False
+        return True
 
 
 def test_every_worker_takes_work_again_after_all_this(whole: Deployment, clients: list[Driver]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from service.local import processes
 from service.local.directory import DataDirectory
 from service.local.errors import CannotStart, InUse
 from service.local.identity import ProcessIdentity
@@ -55,6 +56,21 @@ def test_a_child_that_dies_is_started_again_and_said_so(
     os.kill(first, signal.SIGKILL)
     eventually(lambda: child.pid not in {None, first})
     assert "roundtrip: sleeper was ended by SIGKILL; starting it again in 0.2 s" in capsys.readouterr().err
+
+
+def test_a_child_that_is_asked_to_end_is_not_made_to_wait_longer_each_time(
+    supervisor: Supervisor, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "ASKED_AFTER", 0.0)
+    child = supervisor.start(python("sleeper", SLEEP))
+    for _ in range(3):
+        asked = eventually(lambda: child.pid)
+        os.kill(asked, signal.SIGTERM)
+        eventually(lambda asked=asked: child.pid not in {None, asked})
+    assert (
+        capsys.readouterr().err.splitlines()
+        == ["roundtrip: sleeper was ended by SIGTERM; starting it again in 0.2 s"] * 3
+    )
 
 
 def test_what_a_child_says_is_passed_on_with_its_name(

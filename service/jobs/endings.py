@@ -8,7 +8,7 @@ from uuid import UUID
 
 from service.catalog.base import Lifted
 from service.db import Database, Row
-from service.jobs.facts import Ending, Evidence
+from service.jobs.facts import Due, Ending, Evidence
 from service.jobs.guards import CHANNEL, NAME_EXCERPT, TEXT_EXCERPT, guard, storable
 from service.jobs.lifecycle import MOVES, OPEN_ATTEMPTS, AttemptState, Duty, Event, Verdict
 from service.jsontext import encode
@@ -23,14 +23,20 @@ _OPEN = ", ".join(repr(state.value) for state in OPEN_ATTEMPTS)
 # $16 evidence headers, $17 evidence body, $18 evidence http status
 #
 # First the live row is locked and then the attempt, so that the request ID is compared with what a submit
-# answer that was being written at the same time has put there.
+# answer that was being written at the same time has put there. An attempt that has none yet takes the webhook's,
+# unless that is known as another attempt's.
 _SETTLE = f"""
 WITH owner AS (
-    SELECT job_id FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE
+    SELECT job_id, attempt FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE
+), unseen AS (
+    -- A claim was committed after this statement began: its attempt could not be taken along.
+    SELECT job_id FROM owner
+    WHERE attempt > 0 AND NOT EXISTS (SELECT FROM attempts WHERE job_id = owner.job_id AND number = owner.attempt)
 ), tried AS (
     SELECT attempts.job_id FROM attempts JOIN owner ON owner.job_id = attempts.job_id
-    WHERE attempts.number = $2
-      AND ($14::text IS NULL OR attempts.provider_request_id IS NULL OR attempts.provider_request_id = $14)
+    WHERE attempts.number = $2 AND NOT EXISTS (SELECT FROM unseen)
+      AND ($14::text IS NULL OR attempts.provider_request_id = $14 OR attempts.provider_request_id IS NULL
+           AND NOT EXISTS (SELECT FROM attempts other WHERE other.provider_request_id = $14))
     FOR UPDATE OF attempts
 ), ended AS (
     DELETE FROM live_jobs USING tried WHERE live_jobs.job_id = tried.job_id RETURNING live_jobs.*
@@ -64,9 +70,10 @@ WITH owner AS (
            $16::jsonb, $17::bytea, '{Verdict.APPLIED}'
     FROM ended WHERE $17::bytea IS NOT NULL
 ){{files}}
-SELECT EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop,
+SELECT EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop, false AS again,
        (SELECT pg_notify('{{channel}}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
 FROM ended
+UNION ALL SELECT false, true, NULL FROM unseen
 """
 
 _FILES = """, file AS (
@@ -132,14 +139,20 @@ async def settle(
             for f in lifted.files
         ]
         values.extend(list(column) for column in zip(*rows, strict=True))
-    return await db.fetchrow(_SETTLE_STATEMENTS[ending.event, bool(lifted.files)], *values)
+    while (row := await db.fetchrow(_SETTLE_STATEMENTS[ending.event, bool(lifted.files)], *values)) and row["again"]:
+        continue
+    return row
 
 
 # $1 job, $2 ended status, $3 http status, $4 body, $5 error type, $6 error, $7 whether the provider stopped it,
-# $8 whether the provider was asked to
+# $8 whether the provider was asked to, $9 the attempt and $10 the duty that this was decided on
 _CLOSE = f"""
 WITH ended AS (
-    DELETE FROM live_jobs WHERE job_id = $1 AND {{guard}} {{condition}} RETURNING *
+    -- Not when a claim was committed after this statement began: its attempt could not be taken along.
+    DELETE FROM live_jobs WHERE job_id = $1 AND {{guard}} {{condition}}
+        AND ($9::int4 IS NULL OR attempt = $9 AND duty = $10::text)
+        AND (attempt = 0 OR EXISTS (SELECT FROM attempts WHERE job_id = $1 AND number = live_jobs.attempt))
+    RETURNING *
 ), outcome AS (
     INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, error_type, error,
                           usage, model_timings, started_at, cancel_requested_at, received_at, completed_at)
@@ -180,8 +193,9 @@ async def close(
     even_if_submitted: bool = False,
     stopped: bool = False,
     asked: bool = False,
+    as_of: Due | None = None,
 ) -> bool:
-    """End a job by our own decision: a cancel, a deadline, a give-up. False: it had moved on.
+    """End a job by our own decision: a cancel, a deadline, a give-up. False: it had moved on, perhaps since `as_of`.
 
     Unless the provider has `stopped` it, or was `asked` to, an attempt that it may have is left to be stopped.
     """
@@ -196,6 +210,8 @@ async def close(
         storable(ending.error, TEXT_EXCERPT),
         stopped,
         asked,
+        as_of.attempt if as_of else None,
+        as_of.duty.value if as_of else None,
     )
     return row is not None
 
@@ -266,7 +282,11 @@ async def file_report(
     return Verdict(row["verdict"])
 
 
-_IF_LIVE = f"CASE WHEN provider_request_id <> $3 THEN '{Verdict.FOREIGN}' ELSE '{Verdict.APPLIED}' END"
+_IF_LIVE = f"""CASE
+    WHEN provider_request_id <> $3 THEN '{Verdict.FOREIGN}'
+    WHEN provider_request_id IS NULL AND EXISTS (SELECT FROM attempts other WHERE other.provider_request_id = $3)
+    THEN '{Verdict.FOREIGN}'
+    ELSE '{Verdict.APPLIED}' END"""
 _JUDGE = f"SELECT {_VERDICT.format(or_else=_IF_LIVE)} AS verdict"
 
 

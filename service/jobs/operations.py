@@ -124,8 +124,10 @@ async def force_end(db: Database, job_id: UUID) -> bool:
 
     False: it had ended before.
     """
-    await endings.request_cancel(db, job_id)
-    return await endings.close(db, job_id, FORCED, even_if_submitted=True)
+    while await endings.request_cancel(db, job_id) is not None:
+        if await endings.close(db, job_id, FORCED, even_if_submitted=True):
+            return True
+    return False
 
 
 async def retry(context: Context, job: NewJob, old_status: str) -> Registered:

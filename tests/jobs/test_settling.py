@@ -270,3 +270,12 @@ async def test_words_that_a_text_column_cannot_hold_are_kept_readable(db: Databa
 async def test_no_figure_of_a_model_stops_an_end(db: Database, tenant: UUID, lifted: Lifted) -> None:
     claim = await making.submitted(db, tenant)
     assert await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted) is not None
+
+
+async def test_news_of_another_attempts_request_is_never_adopted(db: Database, tenant: UUID) -> None:
+    known = await making.submitted(db, tenant, "A")
+    unanswered = await making.claimed(db, tenant)
+    assert not await making.settle(db, unanswered, evidence=making.heard(request_id="A"))
+    assert await making.file_report(db, unanswered, making.completed(), "A") == "foreign"
+    assert await making.settle(db, known, evidence=making.heard(request_id="A"))
+    assert await making.settle(db, unanswered, evidence=making.heard(request_id="B"))

@@ -1,0 +1,1 @@
+"""Several jobs at once, driven by Hypothesis in every order, beside a small account of what was said to whom."""

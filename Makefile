@@ -1,18 +1,21 @@
 # make demo    set everything up, run one job on each of the five models, go on serving until Ctrl-C
 #              PORT=8000 DATA=.roundtrip HOST=127.0.0.1; ONCE=1 ends after the table
 # make test    the whole suite; ARGS="-k masks" goes to pytest
+# make fuzz    jobs in orders never tried, for SECONDS=180; a failure is printed as steps; ARGS goes to pytest
 # make bench   figures of speed and cost, printed; ARGS="--quick" for the short form
+# make faults  jobs under a seeded schedule of faults; ARGS=--quick for the short form, --seed N for the same again
 # make lint    ruff, mypy and the import contracts; make format lays the code out
 # make clean   remove what was built, but neither .venv nor any data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test fuzz bench faults lint format clean
 
 HOST := 127.0.0.1
 PORT ?= 8000
 DATA ?= .roundtrip
 ONCE ?=
 ARGS ?=
+SECONDS ?= 180
 
 # The first Python that is new enough; looked for only when .venv has to be made.
 enough := import sys; sys.exit(sys.version_info < (3, 11))
@@ -35,8 +38,14 @@ demo: setup
 test: setup
 	@.venv/bin/python -m pytest -n 2 $(ARGS)
 
+fuzz: setup
+	@ROUNDTRIP_FUZZ_SECONDS='$(SECONDS)' .venv/bin/python -m pytest -s tests/jobs/test_machine.py $(ARGS)
+
 bench: setup
 	@.venv/bin/python -m bench $(ARGS)
+
+faults: setup
+	@.venv/bin/python -m faults $(ARGS)
 
 lint: setup
 	@.venv/bin/ruff check .

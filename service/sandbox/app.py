@@ -23,6 +23,7 @@ from service.sandbox.endpoints import State
 from service.sandbox.failures import Failure
 from service.sandbox.faults import SubmitCounter
 from service.sandbox.files import Files
+from service.sandbox.journal import Journal
 from service.sandbox.keys import SigningKeys
 from service.sandbox.pictures import Pictures
 from service.sandbox.queue import Entry, Queue, Signal
@@ -74,6 +75,8 @@ def _lifespan(config: SandboxConfig) -> Callable[[Starlette], Any]:
             sending = await stack.enter_async_context(
                 httpx.AsyncClient(timeout=config.webhook_seconds, mounts=NO_PROXY)
             )
+            journal = Journal(config.journal)
+            stack.callback(journal.close)
             entries: dict[str, Entry] = {}
             changed = Signal()
             keys = SigningKeys()
@@ -81,12 +84,17 @@ def _lifespan(config: SandboxConfig) -> Callable[[Starlette], Any]:
             pictures = Pictures(
                 fetching, max_bytes=config.fetch_max_bytes, max_pixels=config.max_pixels, seconds=config.fetch_seconds
             )
-            courier = Courier(config, keys, sending, entries)
+            courier = Courier(config, keys, sending, entries, journal)
             stack.push_async_callback(courier.close)
+
+            def ended(entry: Entry) -> None:
+                journal.finished(entry)
+                courier.deliver(entry)
+
             queue = Queue(
                 entries,
                 Worker(config, pictures, files, threads, changed).perform,
-                courier.deliver,
+                ended,
                 concurrency=config.concurrency,
                 max_requests=config.max_requests,
                 changed=changed,
@@ -94,7 +102,7 @@ def _lifespan(config: SandboxConfig) -> Callable[[Starlette], Any]:
             stack.push_async_callback(queue.close)
             sweeping = asyncio.create_task(_sweep(config, queue, files), name="sandbox sweep")
             stack.callback(sweeping.cancel)
-            yield State(config=config, queue=queue, files=files, keys=keys, submits=SubmitCounter())
+            yield State(config=config, queue=queue, files=files, keys=keys, submits=SubmitCounter(), journal=journal)
 
     return lifespan
 

@@ -1,5 +1,6 @@
 """Every setting of the sandbox, read in one place from ROUNDTRIP_SANDBOX_* variables."""
 
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -20,6 +21,7 @@ class SandboxConfig(BaseSettings):
     public_url: HttpUrl = "http://127.0.0.1:8001"
     user_id: str = "sandbox"
     knobs: Knobs = Knobs()
+    journal: Path | None = None
 
     concurrency: int = Field(default=2, ge=1, le=64)
     keep_seconds: float = Field(default=3600, gt=0)

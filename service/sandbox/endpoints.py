@@ -13,6 +13,7 @@ from service.sandbox.config import SandboxConfig
 from service.sandbox.failures import Failure, GatewayFailure, ModelFailure
 from service.sandbox.faults import Knobs, SubmitCounter, read_knobs
 from service.sandbox.files import Files
+from service.sandbox.journal import Journal
 from service.sandbox.keys import SigningKeys
 from service.sandbox.models import APPS, app_of
 from service.sandbox.pages import BAD_GATEWAY
@@ -27,6 +28,7 @@ class State(TypedDict):
     files: Files
     keys: SigningKeys
     submits: SubmitCounter
+    journal: Journal
 
 
 SandboxRequest = Request[State]
@@ -48,6 +50,7 @@ async def submit(request: SandboxRequest) -> Response:
     ahead = state["queue"].submit(
         entry, start_within=_start_deadline(request), max_waiting=_number(request, "fal_max_queue_length")
     )
+    state["journal"].accepted(entry)
     if knobs.webhook == "early" and entry.webhook_url is not None:
         await entry.first_try.wait()
     if goes_wrong:

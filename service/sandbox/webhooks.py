@@ -12,6 +12,7 @@ import httpx
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from service.sandbox.config import SandboxConfig
+from service.sandbox.journal import Journal
 from service.sandbox.keys import SigningKeys, signature_headers
 from service.sandbox.pages import BAD_GATEWAY
 from service.sandbox.queue import Delivery, Entry, Outcome, utc_now
@@ -79,12 +80,18 @@ def plan_letters(entry: Entry, outcome: Outcome, url: str, other_url: str | None
 
 class Courier:
     def __init__(
-        self, config: SandboxConfig, keys: SigningKeys, client: httpx.AsyncClient, entries: Mapping[str, Entry]
+        self,
+        config: SandboxConfig,
+        keys: SigningKeys,
+        client: httpx.AsyncClient,
+        entries: Mapping[str, Entry],
+        journal: Journal,
     ) -> None:
         self._config = config
         self._keys = keys
         self._client = client
         self._entries = entries
+        self._journal = journal
         self._at_once = asyncio.Semaphore(config.webhooks_at_once)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -133,6 +140,7 @@ class Courier:
             async with self._at_once:
                 delivery = await self._post(entry, letter)
             entry.deliveries.append(delivery)
+            self._journal.tried(entry, delivery)
             if letter.kind != "good":
                 return
             entry.first_try.set()

@@ -1,0 +1,104 @@
+"""Only the provider's own news of a job's own request ends it, and the first that does is final."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from datetime import datetime
+
+from faults.evidence import Evidence, by_job
+from faults.findings import Finding, finding
+from service.sandbox.journal import digest
+
+
+def outcomes_overwritten(evidence: Evidence) -> Finding:
+    """At most one report was applied, and the outcome is what it said, of the attempt that it was about."""
+    applied = by_job([row for row in evidence.rows["reports"] if row["verdict"] == "applied"], "job_id")
+    outcomes = evidence.by_job("outcomes")
+
+    def broken() -> Iterator[str]:
+        for job_id, reports in applied.items():
+            said, stored = reports[0], outcomes.get(job_id, [None])[0]
+            if len(reports) > 1:
+                yield f"{job_id}: {len(reports)} reports were applied"
+            elif stored is None or (stored["source"], stored["attempt"]) != (said["source"], said["attempt"]):
+                yield f"{job_id}: its outcome is not of the report that was applied"
+            elif said["source"] == "webhook" and not _tells(said["body"], stored["body"]):
+                yield f"{job_id}: its outcome is not what the webhook said that was applied"
+
+    return finding("outcomes that are not the report applied", broken(), len(applied))
+
+
+def _tells(webhook: bytes, body: bytes) -> bool:
+    payload = json.loads(webhook).get("payload")
+    return payload is None or digest(payload) == digest(json.loads(body))
+
+
+def results_of_another_request(evidence: Evidence) -> Finding:
+    """Each attempt bears a request that the provider took for it, and the outcome is what came of that one."""
+    requests = evidence.requests()
+    finished = {line["request_id"]: line for line in evidence.journal if line["what"] == "finished"}
+    attempts = {(row["job_id"], row["number"]): row for row in evidence.rows["attempts"]}
+
+    def broken() -> Iterator[str]:
+        for row in attempts.values():
+            bears = requests.get(row["provider_request_id"] or "")
+            if row["provider_request_id"] is not None and (
+                bears is None or (bears["job"], bears["attempt"]) != (row["job_id"], row["number"])
+            ):
+                yield f"{row['job_id']}: attempt {row['number']} bears the request of {bears and bears['job']}"
+        for row in evidence.rows["outcomes"]:
+            request_id = attempts.get((row["job_id"], row["attempt"]), {}).get("provider_request_id")
+            if row["source"] == "roundtrip" or request_id not in requests:
+                continue
+            contradicted = requests[request_id]["knobs"].get("webhook") == "conflicting"
+            if finished.get(request_id, {}).get("digest") != digest(json.loads(row["body"])) and not contradicted:
+                yield f"{row['job_id']}: its result is not that of its request"
+
+    return finding("results that are not those of the job's own request", broken(), len(evidence.rows["outcomes"]))
+
+
+def forgeries_applied(evidence: Evidence) -> Finding:
+    """By the answer, by what is stored, and of those that the provider itself was told to send."""
+    sent = evidence.history.get("forged", ())
+    requests = evidence.requests()
+    ours = set(requests)
+    strangers = {each["bearing"] for each in sent} - ours - {None}
+    wrong = [line for line in evidence.journal if line["what"] == "webhook" and line["kind"] in {"forged", "stale"}]
+    wrong = [line for line in wrong if line["request_id"] in ours]
+
+    def broken() -> Iterator[str]:
+        for each in sent:
+            validly_signed = each["kind"] == "foreign" or (
+                each["kind"] == "stale" and _clock_was_behind(evidence, each["clock"])
+            )
+            if each["verdict"] == "applied" or (each["status"] == 200 and not validly_signed):
+                yield f"{each['kind']}, number {each['number']}, was answered {each['status']} {each['verdict']}"
+        for row in evidence.rows["attempts"]:
+            if row["provider_request_id"] in strangers:
+                yield f"{row['job_id']}: attempt {row['number']} took a stranger's request for its own"
+        for row in evidence.rows["outcomes"]:
+            if b"forged-" in row["body"]:
+                yield f"{row['job_id']} ended with what a forger said"
+        for line in wrong:
+            taken = line["status"] is not None and 200 <= line["status"] < 300
+            if taken and not (line["kind"] == "stale" and _clock_was_behind(evidence, moment_of(line["at"]))):
+                yield f"{line['request_id']}: a {line['kind']} webhook was answered {line['status']}"
+
+    answers = Counter(each["status"] or "no answer" for each in sent)
+    note = ", ".join(f"{times} with {status}" for status, times in answers.most_common())
+    return finding("forged, stale or foreign webhooks applied", broken(), len(sent) + len(wrong), note)
+
+
+def moment_of(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def _clock_was_behind(evidence: Evidence, moment: float) -> bool:
+    """Whether a receiver's own clock made an old webhook look fresh."""
+    return any(
+        fault["kind"] == "clock"
+        and fault["phase"] == "ended"
+        and float(fault["detail"]) < 0
+        and fault["clock"] - fault["seconds"] - 3 <= moment <= fault["clock"] + 3
+        for fault in evidence.history.get("fault", ())
+    )

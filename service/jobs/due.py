@@ -220,11 +220,15 @@ FORGET_AT_A_TIME = 10_000
 
 
 _SET_DEADLINE = f"""
-UPDATE live_jobs
-SET deadline_at = now(), due_at = CASE WHEN duty IN ('{Duty.REPORT}', '{Duty.SETTLE}') THEN now() ELSE due_at END
-FROM jobs
-WHERE jobs.id = live_jobs.job_id AND jobs.created_at < now() - make_interval(secs => $1)
-  AND live_jobs.deadline_at IS NULL
+WITH moved AS (
+    UPDATE live_jobs
+    SET deadline_at = now(), due_at = CASE WHEN duty IN ('{Duty.REPORT}', '{Duty.SETTLE}') THEN now() ELSE due_at END
+    FROM jobs
+    WHERE jobs.id = live_jobs.job_id AND jobs.created_at < now() - make_interval(secs => $1)
+      AND live_jobs.deadline_at IS NULL
+    RETURNING live_jobs.job_id, live_jobs.status, live_jobs.attempt
+)
+INSERT INTO job_events (job_id, event, status, attempt) SELECT job_id, 'deadline_set', status, attempt FROM moved
 """
 
 

@@ -169,7 +169,8 @@ WITH ended AS (
     WHERE attempts.job_id = ended.job_id AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
 ), event AS (
     INSERT INTO job_events (job_id, event, status, attempt, note)
-    SELECT job_id, $2::text, $2::text, attempt, $6::text FROM ended
+    -- Attempt 0: none of them ended it.
+    SELECT job_id, $2::text, $2::text, CASE WHEN $7::bool THEN attempt ELSE 0 END, $6::text FROM ended
 )
 SELECT (SELECT pg_notify('{CHANNEL}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id)
 FROM ended

@@ -117,10 +117,13 @@ WITH probe AS (
     UPDATE live_jobs
     SET duty = '{Duty.ANSWER}', attempt = live_jobs.attempt + 1, due_at = now() + make_interval(secs => $2)
     FROM picked WHERE live_jobs.job_id = picked.job_id
-    RETURNING live_jobs.job_id, live_jobs.attempt
+    RETURNING live_jobs.job_id, live_jobs.attempt, live_jobs.status
 ), tried AS (
     INSERT INTO attempts (job_id, number, provider, state)
     SELECT job_id, attempt, $3, '{AttemptState.SUBMITTING}' FROM moved
+), noted AS (
+    INSERT INTO job_events (job_id, event, status, attempt)
+    SELECT job_id, '{AttemptState.SUBMITTING}', status, attempt FROM moved
 )
 SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority,
        CASE WHEN moved.attempt = 1 THEN 0 ELSE coalesce((

@@ -97,7 +97,7 @@ async def test_anothers_job_is_nobodys(
     absent = await ask(stranger, method, path, uuid7())
     assert is_problem(foreign, 404)
     assert foreign.content == by_their_id.content == absent.content
-    assert await making.events(context.db, job_id) == ["registered", "accepted", "completed"]
+    assert await making.events(context.db, job_id) == ["registered", "submitting", "accepted", "completed"]
 
 
 async def test_a_list_shows_nothing_of_another_tenant(

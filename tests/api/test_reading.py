@@ -187,7 +187,7 @@ async def test_the_history_of_a_job_is_told(client: httpx.AsyncClient, db: Datab
     claim = await making.ended(db, tenant, request_id="theirs-1")
     events = (await client.get(f"/v1/jobs/{claim.job_id}/events")).json()["events"]
     [attempt] = (await client.get(f"/v1/jobs/{claim.job_id}/attempts")).json()["attempts"]
-    assert [event["event"] for event in events] == ["registered", "accepted", "completed"]
+    assert [event["event"] for event in events] == ["registered", "submitting", "accepted", "completed"]
     assert [event["id"] for event in events] == sorted(event["id"] for event in events)
     assert (attempt["state"], attempt["provider_request_id"]) == ("completed", "theirs-1")
     timings = (await client.get(f"/v1/jobs/{claim.job_id}/timings")).json()

@@ -99,7 +99,7 @@ async def test_a_stream_tells_every_change_and_then_the_end(
     claim = await making.claimed(context.db, tenant)
     async with client.stream("GET", f"/v1/jobs/{claim.job_id}/stream") as response:
         stream = Stream(response)
-        assert (await stream.next())[1] == "registered"
+        assert [(await stream.next())[1] for _ in range(2)] == ["registered", "submitting"]
         await store.record_answers(context.db, [making.accepted(claim)])
         assert (await stream.next())[1] == "accepted"
         await making.make_due(context.db, claim.job_id)
@@ -119,7 +119,7 @@ async def test_the_stream_of_an_ended_job_tells_its_history(
     claim = await making.ended(db, tenant)
     async with client.stream("GET", f"/v1/jobs/{claim.job_id}/stream") as response:
         told = await Stream(response).rest()
-    assert [event for _, event, _ in told] == ["registered", "accepted", "completed", "end"]
+    assert [event for _, event, _ in told] == ["registered", "submitting", "accepted", "completed", "end"]
     ids = [number for number, _, _ in told]
     assert ids == sorted(ids)
 

@@ -45,7 +45,7 @@ async def test_an_accepted_job_is_submitted(db: Database, tenant: UUID) -> None:
         "r-1",
         "g-1",
     )
-    assert await making.events(db, claim.job_id) == ["registered", "accepted"]
+    assert await making.events(db, claim.job_id) == ["registered", "submitting", "accepted"]
 
 
 async def test_a_gateway_id_that_says_nothing_new_is_not_kept(db: Database, tenant: UUID) -> None:
@@ -217,4 +217,4 @@ async def test_repeating_an_answer_changes_nothing(db: Database, tenant: UUID) -
     await store.record_answers(db, [answer])
     await store.record_answers(db, [replace(answer, provider_request_id="r-2")])
     assert (await only_attempt(db, claim.job_id))["provider_request_id"] == "r-1"
-    assert await making.events(db, claim.job_id) == ["registered", "accepted"]
+    assert await making.events(db, claim.job_id) == ["registered", "submitting", "accepted"]

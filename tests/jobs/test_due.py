@@ -149,7 +149,13 @@ async def test_doubt_and_a_new_submission_leave_their_traces(db: Database, tenan
     assert await due.submit_again(db, job)
     [again] = await making.claim_all(db)
     assert again.attempt == 2
-    assert await making.events(db, claim.job_id) == ["registered", "ambiguous", "abandoned"]
+    assert await making.events(db, claim.job_id) == [
+        "registered",
+        "submitting",
+        "ambiguous",
+        "abandoned",
+        "submitting",
+    ]
 
 
 async def test_each_new_submission_is_counted_and_no_late_news_uncounts_it(db: Database, tenant: UUID) -> None:
@@ -217,7 +223,7 @@ async def test_a_start_is_told_once_and_a_position_always(db: Database, tenant: 
     assert row is not None
     assert row["queue_position"] == 7
     assert await making.status(db, claim.job_id) == "in_progress"
-    assert await making.events(db, claim.job_id) == ["registered", "accepted", "started"]
+    assert await making.events(db, claim.job_id) == ["registered", "submitting", "accepted", "started"]
 
 
 async def test_progress_never_goes_back(db: Database, tenant: UUID) -> None:

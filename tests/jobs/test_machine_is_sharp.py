@@ -121,6 +121,10 @@ def a_key_comes_again(machine: JobMachine) -> None:
         machine.check()
 
 
+def two_claims_meet(machine: JobMachine) -> None:
+    machine.run(machine.world.behind_a_commit([lambda on: machine.claim(on, 0), lambda on: machine.claim(on, 1)]))
+
+
 def a_worker_dies(machine: JobMachine) -> None:
     machine.a_job_goes_on(0, ["accepted"])
     machine.all_end()
@@ -197,7 +201,9 @@ BUGS = {
         "submit is owed to what is",
     ),
     "a claim that locks nothing": Bug(
-        without(store, "_CLAIM", ("FOR UPDATE SKIP LOCKED", "")), "an earlier attempt is still under way"
+        without(store, "_CLAIM", ("FOR UPDATE SKIP LOCKED", "")),
+        "an earlier attempt is still under way",
+        two_claims_meet,
     ),
     "an answer that opens what is over": Bug(
         without(

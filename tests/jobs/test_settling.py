@@ -29,7 +29,7 @@ async def test_news_of_the_end_moves_the_job_from_one_table_to_the_other(db: Dat
     assert await making.live(db, claim.job_id) is None
     assert (row["status"], row["body"], row["attempt"], row["source"]) == ("completed", making.CAT, 1, "webhook")
     assert row["received_at"] < row["completed_at"]
-    assert await making.events(db, claim.job_id) == ["registered", "accepted", "completed"]
+    assert await making.events(db, claim.job_id) == ["registered", "submitting", "accepted", "completed"]
 
 
 async def test_the_evidence_of_an_end_is_kept_to_the_byte(db: Database, tenant: UUID) -> None:

@@ -129,7 +129,7 @@ async def test_a_running_job_is_in_progress(context: Context, tenant: UUID, prov
     claim = await with_provider(context, tenant, provider)
     provider.status = says(reply({"status": "IN_PROGRESS", "logs": []}, 202))
     assert await look(context, claim.job_id) == await look(context, claim.job_id) == "in_progress"
-    assert await making.events(context.db, claim.job_id) == ["registered", "accepted", "started"]
+    assert await making.events(context.db, claim.job_id) == ["registered", "submitting", "accepted", "started"]
 
 
 async def test_a_result_that_was_polled_ends_the_job(context: Context, tenant: UUID, provider: Provider) -> None:

@@ -90,7 +90,10 @@ def plant(names: list[str], seed: int, size: Size) -> int:
         others = ", ".join(promise for promise in red if promise != wanted)
         tell(report.examples(done))
         rows.append((name, wanted, str(red.get(wanted, 0)), others))
-        tell(str(done.history.folder))
+        if wanted in red:
+            shutil.rmtree(done.history.folder)
+        else:
+            tell(f"faults: {name} was not seen; what was is in {done.history.folder}")
     print(report.table(rows), flush=True)
     return 1 if missed else 0
 

@@ -141,6 +141,7 @@ async def read_served(client: Client, artifacts: Sequence[Json]) -> dict[tuple[s
 
 COUNTS = {
     "live_jobs": "SELECT count(*) FROM live_jobs",
+    "copies": "SELECT count(*) FROM copies",
     "owed_soon": "SELECT count(*) FROM copies WHERE due_at < now() + interval '15 seconds'",
 }
 

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from faults.evidence import Evidence, by_job
 from faults.findings import Finding, finding
+from faults.history import Json
 from service.sandbox.journal import digest
 
 
@@ -38,13 +39,19 @@ def results_of_another_request(evidence: Evidence) -> Finding:
     requests = evidence.requests()
     finished = {line["request_id"]: line for line in evidence.journal if line["what"] == "finished"}
     attempts = {(row["job_id"], row["number"]): row for row in evidence.rows["attempts"]}
+    undecidable = 0
 
     def broken() -> Iterator[str]:
-        for row in attempts.values():
+        nonlocal undecidable
+        for place, row in attempts.items():
             bears = requests.get(row["provider_request_id"] or "")
-            if row["provider_request_id"] is not None and (
-                bears is None or (bears["job"], bears["attempt"]) != (row["job_id"], row["number"])
+            if row["provider_request_id"] is None or (bears is not None and (bears["job"], bears["attempt"]) == place):
+                continue
+            if bears is not None and _nobody_could_tell(
+                evidence, bears, row, attempts.get((bears["job"], bears["attempt"]))
             ):
+                undecidable += 1
+            else:
                 yield f"{row['job_id']}: attempt {row['number']} bears the request of {bears and bears['job']}"
         for row in evidence.rows["outcomes"]:
             request_id = attempts.get((row["job_id"], row["attempt"]), {}).get("provider_request_id")
@@ -54,7 +61,21 @@ def results_of_another_request(evidence: Evidence) -> Finding:
             if finished.get(request_id, {}).get("digest") != digest(json.loads(row["body"])) and not contradicted:
                 yield f"{row['job_id']}: its result is not that of its request"
 
-    return finding("results that are not those of the job's own request", broken(), len(evidence.rows["outcomes"]))
+    found = list(broken())
+    note = f"{undecidable} crossed by the provider before either submission was answered" if undecidable else ""
+    return finding("results that are not those of the job's own request", found, len(evidence.rows["outcomes"]), note)
+
+
+def _nobody_could_tell(evidence: Evidence, request: Json, took: Json, owner: Json | None) -> bool:
+    """The provider sent it to the wrong address when the service knew of neither request whose it was."""
+    crossed = [
+        moment_of(line["at"])
+        for line in evidence.journal
+        if line["what"] == "webhook" and line["kind"] == "crossed" and line["request_id"] == request["request_id"]
+    ]
+    answers = [row["answered_at"] for row in (took, owner) if row is not None]
+    # The journal has when the webhook was answered; it was judged up to a second before.
+    return bool(crossed) and all(answer is None or answer > crossed[0] - 1 for answer in answers)
 
 
 def forgeries_applied(evidence: Evidence) -> Finding:

@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageFilter, ImageStat
 
 from service.sandbox.colours import Rgb, colour_name
 
-GRID = 96  # cells along the longer side
+GRID = 96  # cells along the longer side, where it has as many pixels
 COLOURS = 8
 SAME_COLOUR = 26  # palette colours nearer than this in RGB are one
 SMALLEST = 0.015  # share of the picture below which a region is not worth a mask
@@ -40,7 +40,7 @@ class Grid:
 
     @classmethod
     def of(cls, picture: Image.Image) -> "Grid":
-        scale = GRID / max(picture.size)
+        scale = min(1, GRID / max(picture.size))
         width, height = (max(1, round(side * scale)) for side in picture.size)
         finer = picture.resize((width * 2, height * 2), Image.Resampling.BOX).filter(ImageFilter.MedianFilter(3))
         small = finer.resize((width, height), Image.Resampling.NEAREST)
@@ -52,7 +52,9 @@ class Grid:
     def colour_shares(self) -> list[tuple[str, float]]:
         """The colours by name, each with the share of the picture it covers, the commonest first."""
         palette = _palette(self.palette)
-        names = Counter(colour_name(palette[number]) for number in self.classes)
+        names: Counter[str] = Counter()
+        for number, cells in Counter(self.classes).items():
+            names[colour_name(palette[number])] += cells
         return [(name, count / len(self.classes)) for name, count in names.most_common()]
 
 

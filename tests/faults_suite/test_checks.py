@@ -144,6 +144,19 @@ def test_a_result_that_another_request_had_is_seen(evidence: Evidence) -> None:
     assert_red(news.results_of_another_request, evidence)
 
 
+@pytest.mark.parametrize(("answered", "red"), [(300.0, True), (700.0, False), (None, False)])
+def test_a_crossed_webhook_is_forgiven_only_where_nobody_could_tell(
+    evidence: Evidence, answered: float | None, red: bool
+) -> None:
+    journal(evidence).append(tried(1, "crossed", 200, at="1970-01-01T00:10:00.000Z"))
+    for row in rows(evidence, "attempts"):
+        row["answered_at"] = 650.0
+    rows(evidence, "attempts")[0]["provider_request_id"] = request_id(1)
+    rows(evidence, "attempts")[1]["answered_at"] = answered
+    found = news.results_of_another_request(evidence)
+    assert (found.red, bool(found.note)) == (red, not red)
+
+
 def test_a_result_that_its_request_never_had_is_seen(evidence: Evidence) -> None:
     rows(evidence, "outcomes")[0]["body"] = b'{"output":"another"}'
     assert_red(news.results_of_another_request, evidence)

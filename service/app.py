@@ -6,26 +6,45 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
+from typing import TypedDict
+from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
 from service.api import evidence, files, health, jobs, models, openapi, providers, registering
 from service.api.rendering import Renderer
-from service.api.requests import State, answer
 from service.artifacts.links import FileLinks
 from service.context import Context, open_context
 from service.dashboard import views
 from service.db import DatabaseAway, patiently
 from service.errors import NotFound, ServiceError
+from service.front import routes as front
+from service.front.browsers import cross_origin
+from service.front.naming import RequestNames
+from service.front.tokens import UploadTokens
 from service.jobs.waiting import Waiting
 from service.keys import KeyRing
+from service.requests import answer
 from service.secrets import SharedSecret
 from service.settings import Settings
 from service.webhooks.receive import receive_fal
+
+
+class State(TypedDict):
+    """What the lifespan opens and every request can reach."""
+
+    context: Context
+    keys: KeyRing
+    renderer: Renderer
+    links: FileLinks
+    waiting: Waiting
+    upload_tokens: UploadTokens
+
 
 job_routes = [
     Route("/", jobs.show_job),
@@ -54,6 +73,7 @@ routes = [
     Route("/v1/models/{model:path}", models.show_model),
     Route("/v1/providers", providers.list_providers),
     Route("/v1/files", files.upload_file, methods=["POST"]),
+    Mount("/fal", routes=front.routes),
     Route("/files/{token}/{name}", files.serve_file),
     Route("/webhooks/fal/{job_id}/{attempt}/{seal}/{model:path}", receive_fal, methods=["POST"]),
     Route("/dashboard", views.show_overview),
@@ -91,7 +111,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 async def on_bug(request: Request, error: Exception) -> Response:
     """The server logs the error itself; the client learns nothing of it."""
-    return answer(ServiceError().body(), 500)
+    return answer(ServiceError().body(), 500, request_id=uuid4())
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -99,7 +119,10 @@ def create_app(settings: Settings) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncGenerator[State]:
         async with open_context(settings) as context:
             waiting, links = Waiting(context.db), FileLinks(settings.public_url)
-            beside = [asyncio.create_task(waiting.listen(settings.require_database_url()))]
+            beside = [
+                asyncio.create_task(waiting.listen(settings.require_database_url())),
+                asyncio.create_task(waiting.look()),
+            ]
             try:
                 await load_link_secret(context, links)
             except DatabaseAway:
@@ -111,6 +134,7 @@ def create_app(settings: Settings) -> Starlette:
                 renderer=Renderer(settings.public_url, links),
                 links=links,
                 waiting=waiting,
+                upload_tokens=UploadTokens(context.db),
             )
             for task in beside:
                 task.cancel()
@@ -119,6 +143,7 @@ def create_app(settings: Settings) -> Starlette:
     return Starlette(
         routes=routes,
         lifespan=lifespan,
+        middleware=[*cross_origin(settings.cors_origins), Middleware(RequestNames)],
         exception_handlers={ServiceError: on_service_error, HTTPException: on_http_error, Exception: on_bug},
     )
 

@@ -64,6 +64,8 @@ tenants = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", Moment, nullable=False, server_default=func.now()),
     Column("on_doubt", Text, nullable=False, server_default=text(f"'{OnDoubt.RESUBMIT}'")),
+    # For so many seconds the fal front door takes a submission without a key that was sent before as that one.
+    Column("join_seconds", Double),
     one_of("on_doubt", OnDoubt),
 )
 
@@ -99,7 +101,9 @@ provider_pauses = Table(
     Column("probe_at", Moment),
 )
 
-# What the client asked for, word for word: `input` is the JSON text that is sent on.
+# What the client asked for, word for word: `input` is the JSON text that is sent on, except that a file that came in
+# it as a data URI is named there (see artifacts/inputs.py). `hints` are headers of fal's that go on to the provider;
+# `callback_format` is whose webhooks the client expects at `webhook_url`.
 jobs = Table(
     "jobs",
     metadata,
@@ -110,11 +114,14 @@ jobs = Table(
     Column("provider", Text, nullable=False),
     Column("priority", Text, nullable=False),
     Column("webhook_url", Text),
+    Column("callback_format", Text, nullable=False, server_default=text("'roundtrip'")),
+    Column("hints", JSONB(none_as_null=True), nullable=False, server_default=text("'{}'")),
     Column("deadline_at", Moment),
     Column("metadata", JSONB(none_as_null=True), nullable=False),
     Column("tags", ARRAY(Text), nullable=False),
     Column("retry_of", Uuid, ForeignKey("jobs.id", ondelete="SET NULL")),
     Column("created_at", Moment, nullable=False, server_default=func.now()),
+    one_of("callback_format", ("roundtrip", "fal")),
     Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
     Index("ix_jobs_tenant_id_model_id", "tenant_id", "model", "id"),
     Index("ix_jobs_tags", "tags", postgresql_using="gin", postgresql_where=text("tags <> '{}'")),
@@ -259,6 +266,19 @@ blobs = Table(
     Column("content_type", Text, nullable=False),
     Column("width", Integer),
     Column("height", Integer),
+    Column("created_at", Moment, nullable=False, server_default=func.now()),
+)
+
+# A file whose address is given out before its bytes come. Who has the `ticket` may send them, once, until it expires.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("ticket", Text, nullable=False, unique=True),
+    Column("tenant_id", Uuid, ForeignKey("tenants.id"), nullable=False),
+    Column("file_name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("sha256", Text, ForeignKey("blobs.sha256")),
     Column("created_at", Moment, nullable=False, server_default=func.now()),
 )
 

@@ -5,11 +5,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api.requests import answer
 from service.context import Context
 from service.errors import Unavailable
 from service.jobs.pauses import pauses
 from service.migrate import head
+from service.requests import answer
 
 
 async def show_health(request: Request) -> Response:

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import shapes
-from service.api.requests import answer
 from service.catalog import all_models
+from service.requests import answer
 
 REPLIES = (
     shapes.Job,

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from service.api.shapes import (
@@ -19,19 +19,14 @@ from service.api.shapes import (
     Report,
     Timings,
 )
+from service.artifacts import inputs, results
 from service.artifacts.links import FileLinks
-from service.catalog import with_stored_files
+from service.artifacts.results import Facts
 from service.db import Row
 from service.jobs import reads
 from service.jobs.facts import NewJob
 from service.jobs.lifecycle import Status
 from service.jsontext import NotJSON, Raw, is_json, parse_loosely
-
-
-class Facts(Protocol):
-    """A row of the record, or a dictionary in its place."""
-
-    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class Renderer:
@@ -44,7 +39,7 @@ class Renderer:
     def job(self, row: Facts) -> Job:
         return Job(
             **self._summary(row),
-            input=Raw(row["input"].encode()),  # type: ignore[arg-type]  # Spliced in as the client sent it.
+            input=Raw(inputs.shown(row["input"], self._links).encode()),  # type: ignore[arg-type]  # Spliced in.
             output=self._output(row),
         )
 
@@ -61,12 +56,7 @@ class Renderer:
         return JobSummary(**self._summary(row))
 
     def result(self, row: Facts) -> bytes:
-        """The body that the job ended with, files at their stored copies."""
-        body: bytes = row["body"]
-        stored = {file["source_url"]: self._url(file) for file in self._files(row) if file["sha256"]}
-        if not stored:
-            return body
-        return json.dumps(with_stored_files(parse_loosely(body), stored), separators=(",", ":")).encode()
+        return results.body_of(row, self._links)
 
     def masks(self, row: Facts) -> list[Mask]:
         return [
@@ -76,12 +66,12 @@ class Renderer:
                 bbox=file["bbox"],
                 **self._file(file),
             )
-            for file in self._files(row)
+            for file in results.files_of(row)
             if file["kind"] == "mask"
         ]
 
     def images(self, row: Facts) -> list[Image]:
-        return [Image(**self._file(file)) for file in self._files(row) if file["kind"] == "image"]
+        return [Image(**self._file(file)) for file in results.files_of(row) if file["kind"] == "image"]
 
     def timings(self, row: Facts) -> Timings:
         created, ended, answered, received = (
@@ -147,18 +137,9 @@ class Renderer:
         except NotJSON:
             return body.decode("utf-8", "replace")
 
-    def _files(self, row: Facts) -> list[dict[str, Any]]:
-        files: list[dict[str, Any]] = json.loads(row["files"]) if row["files"] else []
-        return sorted(files, key=lambda file: (file["kind"], file["index"]))
-
     def _file(self, file: Mapping[str, Any]) -> dict[str, Any]:
         kept = ("index", "content_type", "file_name", "width", "height", "file_size", "sha256")
-        return {name: file[name] for name in kept} | {"url": self._url(file)}
-
-    def _url(self, file: Mapping[str, Any]) -> str:
-        if not file["sha256"]:
-            return str(file["source_url"])
-        return self._links.url(file["sha256"], file["file_name"] or f"{file['kind']}-{file['index']}")
+        return {name: file[name] for name in kept} | {"url": results.address_of(file, self._links)}
 
 
 def attempt(row: Row) -> Attempt:

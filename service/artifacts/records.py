@@ -126,3 +126,51 @@ async def record_upload(db: Database, upload: Measured) -> None:
         upload.width,
         upload.height,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file whose address is given out before its bytes come; `sha256` is None until they have."""
+
+    id: str
+    ticket: str
+    file_name: str
+    content_type: str
+    sha256: str | None = None
+
+
+async def begin_upload(db: Database, tenant_id: UUID, upload: Upload) -> None:
+    await db.execute(
+        "INSERT INTO uploads (id, ticket, tenant_id, file_name, content_type) VALUES ($1, $2, $3, $4, $5)",
+        upload.id,
+        upload.ticket,
+        tenant_id,
+        upload.file_name,
+        upload.content_type,
+    )
+
+
+_UPLOAD = "SELECT id, ticket, file_name, content_type, sha256 FROM uploads WHERE"
+
+
+async def find_upload(db: Database, upload_id: str) -> Upload | None:
+    row = await db.fetchrow(f"{_UPLOAD} id = $1", upload_id)
+    return Upload(**dict(row)) if row else None
+
+
+async def find_ticket(db: Database, ticket: str, lasts_seconds: float) -> Upload | None:
+    """The upload that a ticket opens; None when there is none, or its time is over."""
+    row = await db.fetchrow(
+        f"{_UPLOAD} ticket = $1 AND created_at > now() - make_interval(secs => $2)", ticket, lasts_seconds
+    )
+    return Upload(**dict(row)) if row else None
+
+
+async def finish_upload(db: Database, upload_id: str, sha256: str) -> bool:
+    """False: other bytes came before."""
+    row = await db.fetchrow(
+        "UPDATE uploads SET sha256 = $2 WHERE id = $1 AND (sha256 IS NULL OR sha256 = $2) RETURNING id",
+        upload_id,
+        sha256,
+    )
+    return row is not None

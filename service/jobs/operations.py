@@ -4,13 +4,14 @@ However news of a job reaches us (a webhook, a status poll, a submit's own answe
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 import structlog
 from uuid_utils.compat import uuid7
 
+from service.artifacts import inputs
 from service.catalog import Catalog
 from service.catalog import lift as lift_by_shape
 from service.catalog.base import Lifted
@@ -37,23 +38,32 @@ CANCELLED = ending(Event.CANCELLED, 499, "client_cancelled", "The job was cancel
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """`created_at` is None when the job had been registered before."""
+    """`created_at` is None when the job had been registered before; `input` is what its row holds."""
 
     job_id: UUID
     created_at: datetime | None
+    input: str = ""
 
 
 def new_job_id() -> UUID:
     return uuid7()
 
 
-async def register(context: Context, job: NewJob, idempotency_key: str | None = None) -> Registered:
-    """Make the job durable, then wake a worker. Raises IdempotencyMismatch."""
+async def register(
+    context: Context, job: NewJob, idempotency_key: str | None = None, join_seconds: float | None = None
+) -> Registered:
+    """Make the job durable, then wake a worker. Raises IdempotencyMismatch.
+
+    Without a key, a request that was sent before, to the byte, within `join_seconds`, is that one.
+    """
+    fingerprint, lasts = fingerprint_of(job) if idempotency_key or join_seconds else b"", None
+    if idempotency_key is None and join_seconds:
+        idempotency_key, lasts = f"\njoin {fingerprint.hex()}", join_seconds
+    job = replace(job, input=await inputs.keep_files(context.db, context.storage, job.input))
     if idempotency_key is None:
         created_at: datetime | None = await store.register(context.db, job)
     else:
-        fingerprint = fingerprint_of(job)
-        while (created_at := await store.register_once(context.db, job, idempotency_key, fingerprint)) is None:
+        while (created_at := await store.register_once(context.db, job, idempotency_key, fingerprint, lasts)) is None:
             known = await store.find_idempotency_key(context.db, job.tenant_id, idempotency_key)
             if known is None:
                 continue  # It was forgotten between the two statements, so this is a first use again.
@@ -61,7 +71,7 @@ async def register(context: Context, job: NewJob, idempotency_key: str | None = 
                 raise IdempotencyMismatch
             return Registered(known[0], None)
     context.nudger.nudge(TaskName.SUBMIT)
-    return Registered(job.id, created_at)
+    return Registered(job.id, created_at, job.input)
 
 
 def fingerprint_of(job: NewJob) -> bytes:
@@ -75,6 +85,7 @@ def fingerprint_of(job: NewJob) -> bytes:
         job.deadline_seconds,
         job.metadata,
         list(job.tags),
+        *([job.callback_format] if job.callback_format != "roundtrip" else []),
     )
     return hashlib.sha256(encode(asked)).digest()
 
@@ -141,4 +152,4 @@ async def retry(context: Context, job: NewJob, old_status: str) -> Registered:
             raise Conflict("The job was deleted.")
         return Registered(made, None)
     context.nudger.nudge(TaskName.SUBMIT)
-    return Registered(job.id, created_at)
+    return Registered(job.id, created_at, job.input)

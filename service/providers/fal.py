@@ -6,6 +6,7 @@ https://fal.ai/docs/documentation/model-apis/inference/queue and …/webhooks.
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
@@ -48,6 +49,7 @@ LARGEST_ANSWER = 2**20
 RESULT_SECONDS = 60.0
 STATUS_IN_ERROR = re.compile(r"status code:? ([45]\d\d)\b")
 ENCODING_HEADERS = {b"content-encoding", b"content-length", b"transfer-encoding"}
+NO_HINTS: Mapping[str, str] = {}
 KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
 
 
@@ -141,10 +143,12 @@ class FalQueue:
         self._headers = {"accept": "application/json"} | ({"authorization": f"Key {key}"} if key else {})
         self._timeout = timeout
 
-    async def submit(self, model: str, input_text: str, webhook_url: str, priority: str) -> SubmitAnswer:
-        """POST the input once, without any retry of the client library's."""
+    async def submit(
+        self, model: str, input_text: str, webhook_url: str, priority: str, hints: Mapping[str, str] = NO_HINTS
+    ) -> SubmitAnswer:
+        """POST the input once, without any retry of the client library's. `hints` are further headers."""
         url = f"{self._base}/{model}?{urlencode({'fal_webhook': webhook_url})}"
-        headers = {"content-type": "application/json", "x-fal-queue-priority": priority}
+        headers = {**hints, "content-type": "application/json", "x-fal-queue-priority": priority}
         try:
             response = await self._exchange("POST", url, headers=headers, content=input_text.encode())
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:

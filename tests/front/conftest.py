@@ -32,11 +32,7 @@ def sandboxed(fal: StandIn) -> Iterator[WithSandbox]:
     folder.chmod(0o755)
     port = free_port()
     with encrypted(port, folder) as (url, certificate):
-        settings = {
-            "ROUNDTRIP_PUBLIC_URL": url,
-            "SSL_CERT_FILE": str(certificate),
-            "ROUNDTRIP_SANDBOX_KNOBS": '{"seconds": 0.2}',
-        }
+        settings = {"ROUNDTRIP_PUBLIC_URL": url, "SSL_CERT_FILE": str(certificate)}
         service = WithSandbox(fal, folder / "data", settings, port)
         try:
             service.start()

@@ -40,22 +40,45 @@ def list_tenants(data: Path | None) -> None:
 
     rows = with_database(data, tenants)
     show_table(
-        [("TENANT", "IN DOUBT", "MADE"), *((row["name"], row["on_doubt"], f"{row['created_at']:%F}") for row in rows)]
+        [
+            ("TENANT", "IN DOUBT", "JOINS", "MADE"),
+            *((row["name"], row["on_doubt"], _joins(row["join_seconds"]), f"{row['created_at']:%F}") for row in rows),
+        ]
     )
+
+
+def _joins(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:g} s"
 
 
 @tenants.command("set")
 @click.argument("tenant")
-@click.option("--on-doubt", required=True, type=click.Choice(["resubmit", "fail"]), help="May it cost twice, or fail?")
+@click.option(
+    "--on-doubt",
+    type=click.Choice(["resubmit", "fail"]),
+    help="What becomes of a job whose submission was never answered and never called back: may it cost twice, or fail?",
+)
+@click.option(
+    "--join-seconds",
+    type=click.FloatRange(0, 86_400),
+    help="For how long a submission to /fal that repeats another to the byte is that one; 0: never.",
+)
 @data_option
-def set_tenant(tenant: str, on_doubt: str, data: Path | None) -> None:
-    """What becomes of a job whose submission was never answered and never called back."""
+def set_tenant(tenant: str, on_doubt: str | None, join_seconds: float | None, data: Path | None) -> None:
+    """What a tenant wants done otherwise."""
     from service.jobs.lifecycle import OnDoubt
-    from service.tenants import set_on_doubt
+    from service.tenants import set_join_seconds, set_on_doubt
 
-    if not with_database(data, lambda db: set_on_doubt(db, tenant, OnDoubt(on_doubt))):
-        end(f"there is no tenant {tenant}", 1)
-    click.echo(f"Jobs of {tenant} that stay in doubt: {on_doubt}.")
+    if on_doubt is None and join_seconds is None:
+        raise click.UsageError("Say what to set: --on-doubt or --join-seconds.")
+    if on_doubt is not None:
+        if not with_database(data, lambda db: set_on_doubt(db, tenant, OnDoubt(on_doubt))):
+            end(f"there is no tenant {tenant}", 1)
+        click.echo(f"Jobs of {tenant} that stay in doubt: {on_doubt}.")
+    if join_seconds is not None:
+        if not with_database(data, lambda db: set_join_seconds(db, tenant, join_seconds)):
+            end(f"there is no tenant {tenant}", 1)
+        click.echo(f"Submissions of {tenant} are joined: {_joins(join_seconds or None)}.")
 
 
 @click.group()

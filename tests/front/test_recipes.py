@@ -13,7 +13,11 @@ from tests.journeys.running import ROOT
 
 PAGE = (ROOT / "docs" / "fal-clients.md").read_text()
 BLOCKS = re.findall(r"^```(\S[^\n]*)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
-PICTURE = 'import { readFileSync } from "node:fs";\nconst picture = readFileSync("picture.png");\n'
+PICTURE = """
+import { readFileSync } from "node:fs";
+globalThis.File ??= (await import("node:buffer")).File; // Debian's Node 18 has it there only.
+const picture = readFileSync("picture.png");
+"""
 
 
 def blocks(kind: str) -> list[str]:

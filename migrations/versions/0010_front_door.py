@@ -28,9 +28,7 @@ def upgrade() -> None:
             nullable=False,
         ),
     )
-    op.create_check_constraint(
-        op.f("ck_jobs_callback_format_known"), "jobs", "callback_format IN ('roundtrip', 'fal')"
-    )
+    op.create_check_constraint(op.f("ck_jobs_callback_format_known"), "jobs", "callback_format IN ('roundtrip', 'fal')")
     op.create_table(
         "uploads",
         sa.Column("id", sa.Text(), nullable=False),

@@ -19,7 +19,7 @@ LARGEST_IN_PARTS = 512 * 2**20
 MOST_PARTS = 1_000
 TICKET_SECONDS = 86_400.0
 LONGEST_TYPE = 200
-_TICKET = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RANDOM = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 async def keep(context: Context, chunks: AsyncIterator[bytes], claimed: str, limit: int) -> Measured:
@@ -52,11 +52,16 @@ async def promise(context: Context, tenant_id: UUID, file_name: str, content_typ
 async def open_ticket(context: Context, ticket: str) -> Upload:
     """Raises NotFound."""
     upload = None
-    if _TICKET.fullmatch(ticket):
+    if _RANDOM.fullmatch(ticket):
         upload = await records.find_ticket(context.db, ticket, TICKET_SECONDS)
     if upload is None:
         raise NotFound("There is no such upload, or its time is over.")
     return upload
+
+
+async def find(context: Context, upload_id: str) -> Upload | None:
+    """A file that was promised, whether it came or not."""
+    return await records.find_upload(context.db, upload_id) if _RANDOM.fullmatch(upload_id) else None
 
 
 async def receive(context: Context, ticket: str, chunks: AsyncIterator[bytes], claimed: str | None) -> Upload:

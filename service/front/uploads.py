@@ -100,7 +100,7 @@ async def begin_multipart(request: Request) -> Response:
 async def serve(request: Request) -> Response:
     """Whoever has the address may read the file, as with fal's own; nobody can guess one."""
     context: Context = request.state.context
-    found = await records.find_upload(context.db, request.path_params["upload"])
+    found = await uploads.find(context, request.path_params["upload"])
     known = await records.type_of(context.db, found.sha256) if found and found.sha256 else None
     if found is None or found.sha256 is None or known is None:
         raise NotFound("There is no such file.")

@@ -7,7 +7,7 @@ statement looks at all jobs that this process waits for, and wakes whoever waits
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 from typing import Any
 from uuid import UUID
@@ -59,7 +59,8 @@ class Waiting:
         changed = asyncio.Event()
         self._events.setdefault(job_id, set()).add(changed)
         try:
-            await self._db.execute(_WAIT, [job_id], LEASE_SECONDS)
+            with suppress(DatabaseAway):  # Then nobody tells, and the look of every second has to do.
+                await self._db.execute(_WAIT, [job_id], LEASE_SECONDS)
             yield changed
         finally:
             others = self._events[job_id]
@@ -99,6 +100,8 @@ class Waiting:
                     await self._look()
                 except DatabaseAway as error:
                     log.warning("not looking: the database is away", error=repr(error.__cause__))
+                except Exception:
+                    log.exception("a look at the jobs that are waited for failed")
 
     async def _look(self) -> None:
         waited_for = list(self._events)

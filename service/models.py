@@ -280,6 +280,7 @@ uploads = Table(
     Column("content_type", Text, nullable=False),
     Column("sha256", Text, ForeignKey("blobs.sha256")),
     Column("created_at", Moment, nullable=False, server_default=func.now()),
+    Index("ix_uploads_created_at", "created_at", postgresql_where=text("sha256 IS NULL")),
 )
 
 # A file named in an output: a mask or an image, with the provider's claims and, once its copy is

@@ -43,6 +43,13 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_uploads")),
         sa.UniqueConstraint("ticket", name=op.f("uq_uploads_ticket")),
     )
+    op.create_index(
+        op.f("ix_uploads_created_at"),
+        "uploads",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("sha256 IS NULL"),
+    )
 
 
 def downgrade() -> None:

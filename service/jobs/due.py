@@ -238,7 +238,8 @@ async def end_the_oldest(db: Database, longest_seconds: float) -> None:
 
 
 async def tidy(db: Database, idempotency_days: float) -> None:
-    """Forget idempotency keys whose time is over, and waiters whose process is gone."""
+    """Forget idempotency keys whose time is over, waiters whose process is gone, uploads that never came."""
     while await db.execute(_FORGET, idempotency_days * 86_400, FORGET_AT_A_TIME) == f"DELETE {FORGET_AT_A_TIME}":
         continue
     await db.execute("DELETE FROM waiters WHERE until < now()")
+    await db.execute("DELETE FROM uploads WHERE sha256 IS NULL AND created_at < now() - interval '2 days'")

@@ -10,6 +10,7 @@ import pytest
 from service.artifacts import uploads
 from service.context import Context
 from service.db import Database
+from service.jobs import due
 from tests import making
 from tests.api.asking import picture
 from tests.front.asking import is_problem, submit
@@ -71,6 +72,17 @@ async def test_a_ticket_has_its_time(client: httpx.AsyncClient, db: Database, no
     promised = await initiate(client)
     await db.execute("UPDATE uploads SET created_at = created_at - interval '2 days'")
     assert is_problem(await nobody.put(promised["upload_url"], content=b"x"), 404)
+
+
+async def test_what_never_came_is_forgotten(client: httpx.AsyncClient, db: Database, nobody: httpx.AsyncClient) -> None:
+    kept, _ = await initiate(client), await initiate(client)
+    await nobody.put(kept["upload_url"], content=b"x")
+    await db.execute("UPDATE uploads SET created_at = created_at - interval '3 days'")
+    fresh = await initiate(client)
+    await due.tidy(db, idempotency_days=7)
+    assert await making.count(db, "uploads") == 2
+    assert (await nobody.get(kept["file_url"])).content == b"x"
+    assert (await nobody.put(fresh["upload_url"], content=b"y")).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,16 @@ WORDS: dict[str, str] = {
     Event.COMPLETED: "The request is completed.",
     Event.FAILED: "The request failed.",
     Event.CANCELLED: "The request was cancelled.",
+    AttemptState.SUBMITTING: "The request is offered to the provider.",
     AttemptState.REFUSED: "The provider did not take the request; it is offered again.",
+    AttemptState.BLOCKED: "The provider takes nothing for now; the request waits.",
     AttemptState.AMBIGUOUS: "The provider's answer was lost; it is waited for.",
     AttemptState.ABANDONED: "The provider's answer did not come; the request is submitted again.",
 }
 LEVELS: dict[str, str] = {
     Event.FAILED: "ERROR",
     AttemptState.REFUSED: "WARN",
+    AttemptState.BLOCKED: "WARN",
     AttemptState.AMBIGUOUS: "WARN",
     AttemptState.ABANDONED: "WARN",
 }

@@ -56,7 +56,7 @@ async def test_logs_come_when_they_are_asked_for(
     logs = (await client.get(f"{of(claim.job_id)}/status{query}")).json()["logs"]
     assert isinstance(logs, list) == wanted
     if wanted:
-        assert [line["level"] for line in logs] == ["INFO", "INFO", "ERROR"]
+        assert [line["level"] for line in logs] == ["INFO", "INFO", "INFO", "ERROR"]
         assert logs[-1]["message"].endswith("Too dark.")
         assert all(set(line) == {"message", "level", "source", "timestamp", "labels"} for line in logs)
 
@@ -156,7 +156,7 @@ async def test_a_stream_tells_every_change_and_only_new_lines(
     async with client.stream("GET", f"{of(claim.job_id)}/status/stream?logs=1") as response:
         told = Told(response)
         first = await told.next()
-        assert (first["status"], len(first["logs"])) == ("IN_QUEUE", 1)
+        assert (first["status"], len(first["logs"])) == ("IN_QUEUE", 2)
         await store.record_answers(context.db, [making.accepted(claim)])
         assert len((await told.next())["logs"]) == 1
         await making.make_due(context.db, claim.job_id)

@@ -5,8 +5,10 @@ import ipaddress
 import socket
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import time
 
 import aiohttp
 import httpx
@@ -225,6 +227,17 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
     async def aclose(self) -> None:
         await self._trusted.aclose()
         await self._guarded.aclose()
+
+
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds that a `Retry-After` header asks for, as a number or as a date."""
+    value = response.headers.get("retry-after", "")
+    if value.isascii() and value.isdecimal():
+        return min(float(value), 86_400.0)
+    try:
+        return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), 86_400.0)
+    except (TypeError, ValueError):
+        return None
 
 
 def open_http(

@@ -20,7 +20,6 @@ from service.api.shapes import (
     Timings,
 )
 from service.artifacts.links import FileLinks
-from service.catalog import with_stored_files
 from service.db import Row
 from service.jobs import reads
 from service.jobs.facts import NewJob
@@ -62,11 +61,7 @@ class Renderer:
 
     def result(self, row: Facts) -> bytes:
         """The body that the job ended with, files at their stored copies."""
-        body: bytes = row["body"]
-        stored = {file["source_url"]: self._url(file) for file in self._files(row) if file["sha256"]}
-        if not stored:
-            return body
-        return json.dumps(with_stored_files(parse_loosely(body), stored), separators=(",", ":")).encode()
+        return self._links.rewritten(row["body"], self._files(row))
 
     def masks(self, row: Facts) -> list[Mask]:
         return [
@@ -153,12 +148,7 @@ class Renderer:
 
     def _file(self, file: Mapping[str, Any]) -> dict[str, Any]:
         kept = ("index", "content_type", "file_name", "width", "height", "file_size", "sha256")
-        return {name: file[name] for name in kept} | {"url": self._url(file)}
-
-    def _url(self, file: Mapping[str, Any]) -> str:
-        if not file["sha256"]:
-            return str(file["source_url"])
-        return self._links.url(file["sha256"], file["file_name"] or f"{file['kind']}-{file['index']}")
+        return {name: file[name] for name in kept} | {"url": self._links.url_of(file)}
 
 
 def attempt(row: Row) -> Attempt:

@@ -17,7 +17,7 @@ from service.providers.address import Sealer
 from service.providers.fal import FalQueue
 from service.providers.signatures import KeySet
 from service.queue import Nudger, open_nudger
-from service.secrets import SharedSecret
+from service.secrets import CALLBACK_SECRETS, SharedSecret
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -72,7 +72,7 @@ async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGen
             downloads=downloads,
             callbacks=callbacks,
             webhook_secret=SharedSecret("webhook-seal"),
-            callback_secret=SharedSecret("callback-secrets"),
+            callback_secret=SharedSecret(CALLBACK_SECRETS),
             callback_keys=SigningKeys(),
         )
 

@@ -1,13 +1,15 @@
 """Rows of the record as the replies that clients get."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 from uuid import UUID
 
 from service.api.shapes import (
     Attempt,
+    Callback,
+    CallbackTry,
     Event,
     Image,
     Job,
@@ -20,6 +22,7 @@ from service.api.shapes import (
     Timings,
 )
 from service.artifacts.links import FileLinks
+from service.callbacks.lifecycle import CallbackState
 from service.db import Row
 from service.jobs import reads
 from service.jobs.facts import NewJob
@@ -159,6 +162,25 @@ def report(row: Row, own: str) -> Report:
     """`own` is the address of the job's evidence."""
     kept = {name: row[name] for name in Report.__struct_fields__ if name not in {"headers", "url"}}
     return Report(**kept, headers=json.loads(row["headers"]), url=f"{own}/{row['id']}")
+
+
+def callback(url: str, row: Row | None, tries: Sequence[Row]) -> Callback:
+    """`row` is None while the job has not ended."""
+    if row is None:
+        return Callback(url, "waiting", None, None, None, None, [])
+    pending = row["state"] == CallbackState.PENDING
+    return Callback(
+        url=url,
+        state=row["state"],
+        format=row["format"],
+        next_try_at=row["due_at"] if pending and not row["leased"] else None,
+        held_until=row["open_until"] if pending else None,
+        ended_at=row["ended_at"],
+        tries=[
+            CallbackTry(number, each["at"], each["seconds"], each["http_status"], each["error"])
+            for number, each in enumerate(tries, 1)
+        ],
+    )
 
 
 def provider(name: str, pause: Row | None) -> Provider:

@@ -23,7 +23,7 @@ from service.callbacks.signatures import fal_headers, standard_headers
 from service.context import Context
 from service.db import Row, patiently
 from service.pump import Pump
-from service.secrets import SharedSecret
+from service.secrets import FILE_LINKS, SharedSecret
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class Deliverer:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._file_secret = SharedSecret("file-links")
+        self._file_secret = SharedSecret(FILE_LINKS)
         self.pump = Pump("callback", partial(self._take, slow=False), self._deliver, slots=SLOTS)
         self.slow = Pump("slow callback", partial(self._take, slow=True), self._deliver, slots=SLOW_SLOTS)
 

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from nacl.signing import SigningKey
 
-from service.db import Database
+from service.db import Database, DatabaseAway
 
 NAME = "callback-key-"
 SIGNS_AFTER_SECONDS = 25 * 3_600.0
@@ -60,7 +60,11 @@ class SigningKeys:
 
     async def _all(self, db: Database) -> list[KeyPair]:
         if monotonic() - self._read_at > REMEMBERED_SECONDS:
-            self._keys = await read_keys(db)
+            try:
+                self._keys = await read_keys(db)
+            except DatabaseAway:
+                if not self._keys:
+                    raise
             self._read_at = monotonic()
         return self._keys
 

@@ -89,8 +89,6 @@ class Deliverer:
         headers = await self._headers(delivery)
         tried = await post(self._context.callbacks, due.url, delivery.body, headers, due.tries)
         more = await patiently(partial(records.record, self._context.db, due, tried), PATIENCE_SECONDS)
-        if tried.error is not None:
-            log.info("a callback was not taken", job_id=str(due.job_id), error=tried.error, again_in=tried.again_in)
         if more:
             (self.slow if tried.slow else self.pump).wake()
 

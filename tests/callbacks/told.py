@@ -78,9 +78,9 @@ async def try_now(deliverer: Deliverer, db: Database, job_id: UUID) -> None:
 
 
 async def drain(deliverer: Deliverer) -> None:
-    """Until nothing is due to anybody who may be called."""
-    await deliverer.pump.drain()
-    await deliverer.slow.drain()
+    """Until nothing is due to anybody who may be called: what is found slow, or not, moves from one to the other."""
+    for pump in (deliverer.pump, deliverer.slow) * 2:
+        await pump.drain()
 
 
 async def due_in(db: Database, job_id: UUID) -> float:

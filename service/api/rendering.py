@@ -97,9 +97,10 @@ class Renderer:
             model=json.loads(row["model_timings"]) if row["model_timings"] else {},
         )
 
-    def links(self, job_id: UUID) -> Links:
+    def links(self, job_id: UUID, *, callback: bool) -> Links:
         own = f"{self._public_url}/v1/jobs/{job_id}"
-        return Links(self=own, **{part: f"{own}/{part}" for part in Links.__struct_fields__ if part != "self"})
+        parts: dict[str, Any] = {part: f"{own}/{part}" for part in Links.__struct_fields__}
+        return Links(**{**parts, "self": own, "callback": parts["callback"] if callback else None})
 
     def _summary(self, row: Facts) -> dict[str, Any]:
         return {
@@ -129,7 +130,7 @@ class Renderer:
             "seed": None if row["seed"] is None else int(row["seed"]),
             "usage": Raw((row["usage"] or "{}").encode()),
             "timings": self.timings(row),
-            "links": self.links(row["id"]),
+            "links": self.links(row["id"], callback=row["webhook_url"] is not None),
         }
 
     def _output(self, row: Facts) -> Any:

@@ -109,7 +109,7 @@ class Links(msgspec.Struct):
     retry: str
     stream: str
     evidence: str
-    callback: str
+    callback: str | None
 
 
 class JobSummary(msgspec.Struct):

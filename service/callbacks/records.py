@@ -214,7 +214,8 @@ WHERE NOT leased AND {{which}}
 """
 _ONE_AGAIN = _AGAIN.format(which="job_id = $1")
 _MANY_AGAIN = _AGAIN.format(
-    which="""created_at >= $2 AND created_at < coalesce($3, 'infinity') AND state = coalesce($4, state)
+    which="""created_at >= $2::timestamptz AND created_at < coalesce($3::timestamptz, 'infinity')
+  AND state = coalesce($4::text, state)
   AND ($1::uuid IS NULL OR tenant_id = $1)"""
 )
 

@@ -200,7 +200,7 @@ async def test_an_end_of_our_own_says_why_in_three_ways(db: Database, tenant: UU
 async def test_closing_twice_ends_once(db: Database, tenant: UUID) -> None:
     job_id = await making.queued(db, tenant)
     closed = await asyncio.gather(*(endings.close(db, job_id, operations.CANCELLED) for _ in range(8)))
-    assert sum(closed) == 1
+    assert sum(row is not None for row in closed) == 1
 
 
 async def test_an_administrator_ends_a_job_whatever_its_provider_says(

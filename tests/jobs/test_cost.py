@@ -74,6 +74,18 @@ async def test_many_jobs_share_their_claims_and_their_answers(counted: tuple[Con
     assert 3 + 2 <= submitted < len(jobs)
 
 
+async def test_a_callback_costs_no_statement_before_its_time(
+    counted: tuple[Context, Counting], tenant: UUID, nudges: list[TaskName]
+) -> None:
+    context, db = counted
+    job = making.new_job(tenant, webhook_url="https://hooks.example/x")
+    await operations.register(context, job)
+    await Submitter(context).drain()
+    await end_all(context, [job.id])
+    context.nudger.close()
+    assert (db.statements, nudges) == (4, [TaskName.SUBMIT, TaskName.DELIVER])
+
+
 async def test_an_idempotency_key_costs_no_further_statement(counted: tuple[Context, Counting], tenant: UUID) -> None:
     context, db = counted
     await operations.register(context, making.new_job(tenant), "order-1")
@@ -83,4 +95,4 @@ async def test_an_idempotency_key_costs_no_further_statement(counted: tuple[Cont
 async def test_a_sweep_with_nothing_to_do_is_one_statement(counted: tuple[Context, Counting]) -> None:
     context, db = counted
     owed = await due.anything_due(context.db)
-    assert (dict(owed), db.statements) == ({"submit": False, "watch": False, "copy": False}, 1)
+    assert (dict(owed), db.statements) == (dict.fromkeys(("submit", "watch", "copy", "deliver"), False), 1)

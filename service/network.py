@@ -36,16 +36,24 @@ PRIVATE = _networks(
     """0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 172.16.0.0/12 192.168.0.0/16
     ::/128 ::1/128 fc00::/7"""
 )
-# Never a place for a client's webhook or a provider's file: link-local (cloud metadata among it), multicast,
-# documentation, benchmarks, relays, reserved. 168.63.129.16 is Azure's host agent on a public-looking address.
+# Never a place for a client's webhook or a provider's file: link-local, multicast, documentation, benchmarks, relays,
+# reserved. A cloud's own agents, which tell secrets to whoever asks, are among link-local addresses, public-looking
+# ones (168.63.129.16 of Azure) and site ones (100.100.100.200 of Alibaba, fd00:ec2:: of AWS, fd20:ce:: of Google).
 FORBIDDEN = _networks(
-    """168.63.129.16/32 169.254.0.0/16 192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24
-    192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
-    2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20"""
+    """100.100.100.200/32 168.63.129.16/32 169.254.0.0/16 192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24
+    192.88.99.0/24 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+    2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20
+    fd00:ec2::/32 fd20:ce::/32"""
 )
 # All of IPv6 that is handed out for the public lies in here, so everything outside needs no list.
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# An interface that tunnels to the IPv4 address in its last 32 bits.
+ISATAP = {0x00005EFE, 0x02005EFE}
+
+# Ports below 1024 belong to services that are not the web's; a POST to one of them is mischief.
+WEB_PORTS = {80, 443}
+FIRST_FREE_PORT = 1024
 
 
 class AddressRefused(OSError):
@@ -70,24 +78,29 @@ class AddressGuard:
 
     def allows(self, address: str) -> bool:
         try:
-            plain = _unwrapped(ipaddress.ip_address(address))
+            return all(self._allows(each) for each in _led_to(ipaddress.ip_address(address)))
         except ValueError:
             return False
-        if any(plain in network for network in PRIVATE):
-            return self.allow_private
-        if plain.version == 6 and plain not in GLOBAL_UNICAST:
+
+    def _allows(self, address: IPAddress) -> bool:
+        if any(address in network for network in FORBIDDEN):
             return False
-        return not any(plain in network for network in FORBIDDEN)
+        if any(address in network for network in PRIVATE):
+            return self.allow_private
+        return address.version == 4 or address in GLOBAL_UNICAST
 
 
-def _unwrapped(address: IPAddress) -> IPAddress:
-    """The IPv4 address that a mapped or NAT64 address really leads to; Teredo and 6to4 are forbidden whole."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address in NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
+def _led_to(address: IPAddress) -> tuple[IPAddress, ...]:
+    """Where an address really leads: a mapped or a NAT64 one to an IPv4 address, an ISATAP one possibly to both.
+
+    Teredo and 6to4 are forbidden whole.
+    """
+    if not isinstance(address, ipaddress.IPv6Address):
+        return (address,)
+    inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.ipv4_mapped is not None or address in NAT64:
+        return (inner,)
+    return (address, inner) if (int(address) >> 32) & 0xFFFFFFFF in ISATAP else (address,)
 
 
 def authority(url: str) -> str:
@@ -105,6 +118,7 @@ def check_webhook_url(url: str, allow_private: bool) -> None:
         raise ValueError("must not contain spaces, backslashes or control characters")
     try:
         parsed = httpx.URL(url)
+        _ = parsed.host  # An `xn--` that spells no name shows only when it is read.
         target = yarl.URL(str(parsed))  # as aiohttp will read it
     except (httpx.InvalidURL, ValueError):
         raise ValueError("must be a valid address") from None
@@ -115,6 +129,8 @@ def check_webhook_url(url: str, allow_private: bool) -> None:
         raise ValueError("must name a host")
     if parsed.userinfo:
         raise ValueError("must not contain a user name or password")
+    if not allow_private and target.port < FIRST_FREE_PORT and target.port not in WEB_PORTS:
+        raise ValueError(f"must use port 80, port 443, or one from {FIRST_FREE_PORT} on")
     literal = _literal(host)
     if literal is not None and not AddressGuard(allow_private).allows(literal):
         raise ValueError(UNREACHABLE)
@@ -168,6 +184,7 @@ _ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (aiohttp.ClientConnectionError, httpx.ReadError),
     (aiohttp.ClientPayloadError, httpx.ReadError),
     (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
+    (aiohttp.NonHttpUrlClientError, httpx.UnsupportedProtocol),
     (aiohttp.ClientError, httpx.RemoteProtocolError),
 )
 

@@ -44,7 +44,14 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
             response = await http.send(request, stream=True)
         status, asked = response.status_code, retry_after(response)
         await _read(response)
-    except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL):
+    except (
+        httpx.ConnectError,
+        httpx.ConnectTimeout,
+        httpx.PoolTimeout,
+        httpx.UnsupportedProtocol,
+        httpx.InvalidURL,
+        UnicodeError,
+    ):
         error = UNREACHED
     except (httpx.TimeoutException, TimeoutError):
         error = SILENT

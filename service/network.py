@@ -1,9 +1,11 @@
 """The one way out over HTTP: httpx's API on aiohttp's connections, and the guard for addresses that strangers name."""
 
+import asyncio
 import contextlib
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -148,6 +150,35 @@ def _literal(host: str) -> str | None:
         return None
 
 
+class StrangersResolver(AbstractResolver):
+    """The system's resolver on threads of its own: a name server that is silent holds them up, and not everybody's."""
+
+    THREADS = 32
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(self.THREADS, thread_name_prefix="names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        asked = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+        answers = await asyncio.get_running_loop().run_in_executor(self._threads, asked)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(target[0]),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, target in answers
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
 class GuardedResolver(AbstractResolver):
     """Resolves once and answers only if every address is allowed, so that what was checked is what is connected."""
 
@@ -271,7 +302,7 @@ def open_http(
     tls.load_default_certs()
 
     def session(guard: AddressGuard | None) -> aiohttp.ClientSession:
-        names = resolver or aiohttp.ThreadedResolver()
+        names = resolver or (StrangersResolver() if guard else aiohttp.ThreadedResolver())
         connector = aiohttp.TCPConnector(
             resolver=GuardedResolver(guard, names) if guard else names,
             socket_factory=partial(guarded_socket, guard) if guard else None,

@@ -1,9 +1,11 @@
 """The way out: what it sends, what it keeps, what its errors mean, and where it never goes."""
 
+import asyncio
 import datetime
 import ipaddress
 import socket
 import ssl
+import threading
 from pathlib import Path
 
 import httpx
@@ -169,6 +171,28 @@ async def test_an_ip_literal_that_no_resolver_sees_is_refused_by_the_guard() -> 
             await http.get(server.url)
     assert is_refused(caught.value)
     assert (names.asked, server.connections) == ([], 0)
+
+
+async def test_names_whose_server_is_silent_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default threads are few, and files are written and pictures measured on them."""
+    let_go, real = threading.Event(), socket.getaddrinfo
+
+    def silent(host: str, *arguments: object) -> object:
+        if host.endswith("silent.example"):
+            let_go.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return real(host, *arguments)  # type: ignore[arg-type, call-overload]
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    async with answering(answer(b"here")) as server, open_http(guard=LENIENT) as http:
+        waiting = [asyncio.create_task(http.get(f"http://{n}.silent.example/")) for n in range(20)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            assert (await http.get(f"http://localhost:{server.port}/")).content == b"here"
+            await asyncio.to_thread(bool)
+        let_go.set()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(result) for result in results} == {httpx.ConnectError}
 
 
 async def test_a_trusted_origin_is_reached_and_its_neighbour_is_not() -> None:

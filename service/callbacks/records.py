@@ -205,18 +205,27 @@ async def tidy(db: Database, longest_seconds: float) -> None:
     )
 
 
-# What is on its way is left to arrive, and what waits for its files is left to wait.
+# What is on its way is left to arrive, and what waits for its files is left to wait. Whoever asks believes that the
+# receiver is back, so one callback may try for all at once.
 _AGAIN = f"""
-UPDATE callbacks
-SET state = '{CallbackState.PENDING}', tries = 0, begun_at = now(), ended_at = NULL,
-    due_at = CASE WHEN state = '{CallbackState.PENDING}' AND files_owed > 0 AND body IS NULL THEN due_at ELSE now() END
-WHERE NOT leased AND {{which}}
+WITH again AS (
+    UPDATE callbacks
+    SET state = '{CallbackState.PENDING}', tries = 0, begun_at = now(), ended_at = NULL,
+        due_at = CASE WHEN state = '{CallbackState.PENDING}' AND files_owed > 0 AND body IS NULL THEN due_at
+                      ELSE now() END
+    WHERE NOT leased AND {{which}}
+    RETURNING tenant_id, receiver
+), probed AS (
+    UPDATE receivers SET open_until = least(open_until, now())
+    FROM (SELECT DISTINCT tenant_id, receiver FROM again) AS asked
+    WHERE receivers.tenant_id = asked.tenant_id AND receivers.receiver = asked.receiver
+)
+SELECT count(*) AS callbacks FROM again
 """
 _ONE_AGAIN = _AGAIN.format(which="job_id = $1")
 _MANY_AGAIN = _AGAIN.format(
     which="""created_at >= $2::timestamptz AND created_at < coalesce($3::timestamptz, 'infinity')
-  AND state = coalesce($4::text, state)
-  AND ($1::uuid IS NULL OR tenant_id = $1)"""
+      AND state = coalesce($4::text, state) AND ($1::uuid IS NULL OR tenant_id = $1)"""
 )
 
 
@@ -229,8 +238,9 @@ async def redeliver_many(
     db: Database, tenant_id: UUID | None, since: datetime, until: datetime | None, state: CallbackState | None
 ) -> int:
     """As `redeliver`, for all jobs that ended in that time, of one tenant or of all. Returns how many."""
-    done = await db.execute(_MANY_AGAIN, tenant_id, since, until, state.value if state else None)
-    return int(done.removeprefix("UPDATE "))
+    row = await db.fetchrow(_MANY_AGAIN, tenant_id, since, until, state.value if state else None)
+    assert row is not None
+    return int(row["callbacks"])
 
 
 _CALLBACK = """

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from datetime import UTC, datetime
 from time import monotonic
 from uuid import UUID
 
@@ -98,6 +99,20 @@ async def test_a_receiver_that_is_back_gets_everything(db: Database, tenant: UUI
         await told.drain(deliverer)
         assert {await told.state(db, job_id) for job_id in jobs} == {"delivered"}
         assert (len(receiver.calls), await breaker(db)) == (failed + 40, None)
+
+
+async def test_who_asks_for_a_redelivery_need_not_wait_for_the_end_of_the_break(
+    db: Database, tenant: UUID, deliverer: Deliverer
+) -> None:
+    async with receiving(Reply(503)) as receiver:
+        jobs = await told.ended_many(db, tenant, receiver.address, 20)
+        await told.drain(deliverer)
+        receiver.handler = says(Reply())
+        await told.drain(deliverer)
+        assert "delivered" not in {await told.state(db, job_id) for job_id in jobs}
+        assert await records.redeliver_many(db, tenant, datetime(2026, 1, 1, tzinfo=UTC), None, None) == 20
+        await told.drain(deliverer)
+        assert {await told.state(db, job_id) for job_id in jobs} == {"delivered"}
 
 
 async def test_what_one_address_refuses_does_not_close_the_receiver(

@@ -16,8 +16,9 @@ from nacl.signing import SigningKey
 from service.artifacts.links import FileLinks
 from service.callbacks import keys, records
 from service.callbacks.envelopes import ENVELOPES, EndedJob
+from service.callbacks.leases import LEASE_SECONDS, Leases
 from service.callbacks.lifecycle import CallbackFormat
-from service.callbacks.posting import LIMIT_SECONDS, post
+from service.callbacks.posting import post
 from service.callbacks.records import DueCallback
 from service.callbacks.signatures import fal_headers, standard_headers
 from service.context import Context
@@ -30,9 +31,6 @@ log = structlog.get_logger()
 # Callbacks under way from one process at a time.
 SLOTS = 64
 SLOW_SLOTS = 16
-
-# A worker that has not recorded a try this long after the try's own time limit is dead.
-LEASE_MARGIN_SECONDS = 5.0
 
 # What came of a try is kept in memory this long while the database is away.
 PATIENCE_SECONDS = 60.0
@@ -53,12 +51,14 @@ class Deliverer:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._file_secret = SharedSecret(FILE_LINKS)
+        self._leases = Leases(partial(records.renew, context.db, seconds=LEASE_SECONDS))
         self.pump = Pump("callback", partial(self._take, slow=False), self._deliver, slots=SLOTS)
         self.slow = Pump("slow callback", partial(self._take, slow=True), self._deliver, slots=SLOW_SLOTS)
 
     async def _take(self, limit: int, *, slow: bool) -> Sequence[Delivery]:
-        lease = LIMIT_SECONDS + LEASE_MARGIN_SECONDS
-        found = await records.take(self._context.db, limit, lease, slow=slow, overlap_seconds=keys.OVERLAP_SECONDS)
+        found = await records.take(
+            self._context.db, limit, LEASE_SECONDS, slow=slow, overlap_seconds=keys.OVERLAP_SECONDS
+        )
         kept = await self._keep([due for due in found if due.body is None])
         ready = []
         for due in found:
@@ -86,9 +86,10 @@ class Deliverer:
 
     async def _deliver(self, delivery: Delivery) -> None:
         due = delivery.due
-        headers = await self._headers(delivery)
-        tried = await post(self._context.callbacks, due.url, delivery.body, headers, due.tries)
-        more = await patiently(partial(records.record, self._context.db, due, tried), PATIENCE_SECONDS)
+        with self._leases.held(due.job_id):
+            headers = await self._headers(delivery)
+            tried = await post(self._context.callbacks, due.url, delivery.body, headers, due.tries)
+            more = await patiently(partial(records.record, self._context.db, due, tried), PATIENCE_SECONDS)
         if more:
             (self.slow if tried.slow else self.pump).wake()
 

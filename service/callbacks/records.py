@@ -98,6 +98,14 @@ async def take(
     return [DueCallback(**dict(row)) for row in rows]
 
 
+_RENEW = "UPDATE callbacks SET due_at = now() + make_interval(secs => $2) WHERE job_id = ANY ($1::uuid[]) AND leased"
+
+
+async def renew(db: Database, job_ids: Sequence[UUID], seconds: float) -> None:
+    """Let these stay taken for so long."""
+    await db.execute(_RENEW, job_ids, seconds)
+
+
 _ENDED = """
 SELECT jobs.id AS job_id, jobs.model, outcomes.status, outcomes.http_status, outcomes.body, outcomes.error,
        outcomes.error_type, jobs.metadata, jobs.tags, jobs.created_at, outcomes.completed_at,

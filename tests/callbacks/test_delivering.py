@@ -227,6 +227,22 @@ async def test_a_try_whose_worker_died_is_made_again_and_noted(
     assert receiver.calls[0].body == taken.body
 
 
+async def test_a_try_that_takes_longer_than_its_lease_stays_its_workers_own(
+    db: Database, tenant: UUID, calling: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.callbacks.delivering.LEASE_SECONDS", 0.4)
+    monkeypatch.setattr("service.callbacks.leases.RENEWED_EVERY_SECONDS", 0.05)
+    async with receiving(handler=slowly(1)) as receiver:
+        job_id = await told.ended(db, tenant, receiver.address)
+        slow, other = Deliverer(calling), Deliverer(calling)
+        under_way = asyncio.create_task(told.drain(slow))
+        await making.until(lambda: asyncio.sleep(0, bool(receiver.calls)))
+        while not under_way.done():
+            await told.drain(other)
+            await asyncio.sleep(0.05)
+        assert (len(receiver.calls), await told.tries(db, job_id)) == (1, [(200, None)])
+
+
 async def test_two_workers_never_take_the_same(db: Database, tenant: UUID, calling: Context) -> None:
     async with receiving() as one, receiving() as two:
         jobs = [

@@ -26,7 +26,7 @@ from tests.stand_in import StandIn
 from tests.stand_in.outputs import LLAVA
 from tests.stand_in.server import eventually
 
-CALLBACKS = int(os.environ.get("CALLBACKS", "300"))
+CALLBACKS = int(os.environ.get("CALLBACKS", "240"))
 LONG = CALLBACKS > 1_000
 RECEIVERS = 20
 PER_SECOND = 40
@@ -151,7 +151,7 @@ def ask_until(client: Driver, since: datetime, done: Callable[[], bool]) -> int:
         body = {"since": since.isoformat(), "state": "pending"}
         assert client.http.post("/v1/callbacks/redeliver", json=body).status_code == 202
         asked += 1
-        time.sleep(2)
+        time.sleep(1)
     return asked
 
 

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from service.callbacks.delivering import Deliverer
 from service.context import Context
 from service.db import Database, Row
 from service.jobs import due, operations
@@ -29,6 +30,10 @@ class Counting(Database):
     async def fetchrow(self, sql: str, *values: Any) -> Row | None:
         self.statements += 1
         return await super().fetchrow(sql, *values)
+
+    async def fetch_in_turn(self, turn: int, sql: str, *values: Any) -> list[Row]:
+        self.statements += 1
+        return await super().fetch_in_turn(turn, sql, *values)
 
     async def execute(self, sql: str, *values: Any) -> str:
         self.statements += 1
@@ -84,6 +89,21 @@ async def test_a_callback_costs_no_statement_before_its_time(
     await end_all(context, [job.id])
     context.nudger.close()
     assert (db.statements, nudges) == (4, [TaskName.SUBMIT, TaskName.DELIVER])
+
+
+@pytest.mark.parametrize("number", [1, 64])
+async def test_callbacks_share_all_but_the_record_of_their_tries(
+    counted: tuple[Context, Counting], tenant: UUID, number: int
+) -> None:
+    context, db = counted
+    for port in range(number):
+        await making.ended(context.db, tenant, webhook_url=f"http://127.0.0.1:{2_000 + port}/nobody-may-go-there")
+    deliverer = Deliverer(context)
+    await context.callback_keys.signer(context.db)
+    before = db.statements
+    await deliverer.pump.drain()
+    # Two more for the secret that is read once a process; with all slots taken, a last take finds nothing.
+    assert db.statements - before == 3 + number + 2 + (number == 64)
 
 
 async def test_an_idempotency_key_costs_no_further_statement(counted: tuple[Context, Counting], tenant: UUID) -> None:

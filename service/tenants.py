@@ -28,11 +28,6 @@ async def set_wishes(
     )
 
 
-async def set_on_doubt(db: Database, name: str, on_doubt: OnDoubt) -> bool:
-    """False: there is no such tenant."""
-    return await set_wishes(db, name, on_doubt) is not None
-
-
 @dataclass(frozen=True, slots=True)
 class CallbackSecrets:
     """What a tenant verifies its callbacks with. `before` holds for a day after a rotation."""

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
 
-from service.api import evidence, files, health, jobs, models, openapi, providers, registering
+from service.api import callbacks, evidence, files, health, jobs, models, openapi, providers, registering
 from service.api.rendering import Renderer
 from service.artifacts.links import FileLinks
 from service.context import Context, open_context
@@ -30,7 +30,7 @@ from service.front.tokens import UploadTokens
 from service.jobs.waiting import Waiting
 from service.keys import KeyRing
 from service.requests import answer
-from service.secrets import SharedSecret
+from service.secrets import FILE_LINKS, SharedSecret
 from service.settings import Settings
 from service.webhooks.receive import receive_fal
 
@@ -58,6 +58,8 @@ job_routes = [
     Route("/events", jobs.show_events),
     Route("/evidence", evidence.list_evidence),
     Route("/evidence/{report_id:int}", evidence.show_evidence),
+    Route("/callback", callbacks.show_callback),
+    Route("/callback/redeliver", callbacks.redeliver_callback, methods=["POST"]),
     Route("/stream", jobs.stream_job),
     Route("/cancel", jobs.cancel_job, methods=["POST"]),
     Route("/retry", registering.retry_job, methods=["POST"]),
@@ -69,6 +71,7 @@ routes = [
     Route("/v1/jobs/batch", registering.register_batch, methods=["POST"]),
     Route("/v1/jobs/{request_id}", jobs.show_job),
     Mount("/v1/jobs/{request_id}", routes=job_routes),
+    Route("/v1/callbacks/redeliver", callbacks.redeliver_callbacks, methods=["POST"]),
     Route("/v1/models", models.list_models),
     Route("/v1/models/{model:path}", models.show_model),
     Route("/v1/providers", providers.list_providers),
@@ -76,6 +79,8 @@ routes = [
     Mount("/fal", routes=front.routes),
     Route("/files/{token}/{name}", files.serve_file),
     Route("/webhooks/fal/{job_id}/{attempt}/{seal}/{model:path}", receive_fal, methods=["POST"]),
+    Route("/.well-known/jwks.json", callbacks.show_keys),
+    Route("/.well-known/jwks-rfc.json", callbacks.show_strict_keys),
     Route("/dashboard", views.show_overview),
     Route("/dashboard/overview.css", views.show_style),
     Route("/openapi.json", openapi.show_document),
@@ -149,4 +154,4 @@ def create_app(settings: Settings) -> Starlette:
 
 
 async def load_link_secret(context: Context, links: FileLinks) -> None:
-    links.use(await SharedSecret("file-links").get(context.db))
+    links.use(await SharedSecret(FILE_LINKS).get(context.db))

@@ -1,13 +1,15 @@
 """Rows of the record as the replies that clients get."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from service.api.shapes import (
     Attempt,
+    Callback,
+    CallbackTry,
     Event,
     Image,
     Job,
@@ -22,6 +24,7 @@ from service.api.shapes import (
 from service.artifacts import inputs, results
 from service.artifacts.links import FileLinks
 from service.artifacts.results import Facts
+from service.callbacks.lifecycle import CallbackState
 from service.db import Row
 from service.jobs import reads
 from service.jobs.facts import NewJob
@@ -89,9 +92,10 @@ class Renderer:
             model=json.loads(row["model_timings"]) if row["model_timings"] else {},
         )
 
-    def links(self, job_id: UUID) -> Links:
+    def links(self, job_id: UUID, *, callback: bool) -> Links:
         own = f"{self._public_url}/v1/jobs/{job_id}"
-        return Links(self=own, **{part: f"{own}/{part}" for part in Links.__struct_fields__ if part != "self"})
+        parts: dict[str, Any] = {part: f"{own}/{part}" for part in Links.__struct_fields__}
+        return Links(**{**parts, "self": own, "callback": parts["callback"] if callback else None})
 
     def _summary(self, row: Facts) -> dict[str, Any]:
         return {
@@ -121,7 +125,7 @@ class Renderer:
             "seed": None if row["seed"] is None else int(row["seed"]),
             "usage": Raw((row["usage"] or "{}").encode()),
             "timings": self.timings(row),
-            "links": self.links(row["id"]),
+            "links": self.links(row["id"], callback=row["webhook_url"] is not None),
         }
 
     def _output(self, row: Facts) -> Any:
@@ -139,7 +143,7 @@ class Renderer:
 
     def _file(self, file: Mapping[str, Any]) -> dict[str, Any]:
         kept = ("index", "content_type", "file_name", "width", "height", "file_size", "sha256")
-        return {name: file[name] for name in kept} | {"url": results.address_of(file, self._links)}
+        return {name: file[name] for name in kept} | {"url": self._links.url_of(file)}
 
 
 def attempt(row: Row) -> Attempt:
@@ -150,6 +154,25 @@ def report(row: Row, own: str) -> Report:
     """`own` is the address of the job's evidence."""
     kept = {name: row[name] for name in Report.__struct_fields__ if name not in {"headers", "url"}}
     return Report(**kept, headers=json.loads(row["headers"]), url=f"{own}/{row['id']}")
+
+
+def callback(url: str, row: Row | None, tries: Sequence[Row]) -> Callback:
+    """`row` is None while the job has not ended."""
+    if row is None:
+        return Callback(url, "waiting", None, None, None, None, [])
+    pending = row["state"] == CallbackState.PENDING
+    return Callback(
+        url=url,
+        state=row["state"],
+        format=row["format"],
+        next_try_at=row["due_at"] if pending and not row["leased"] else None,
+        held_until=row["open_until"] if pending else None,
+        ended_at=row["ended_at"],
+        tries=[
+            CallbackTry(number, each["at"], each["seconds"], each["http_status"], each["error"])
+            for number, each in enumerate(tries, 1)
+        ],
+    )
 
 
 def provider(name: str, pause: Row | None) -> Provider:

@@ -56,7 +56,7 @@ async def register(request: Request) -> tuple[str, str]:
         provider=context.fal.name,
         priority=read_priority(request),
         webhook_url=webhook_url,
-        callback_format="fal" if webhook_url else "roundtrip",
+        callback_format="fal" if webhook_url else None,
         tags=read_tags(request),
         hints=read_hints(request),
     )

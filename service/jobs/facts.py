@@ -22,7 +22,7 @@ class NewJob:
     metadata: str = "{}"
     tags: Sequence[str] = ()
     retry_of: UUID | None = None
-    callback_format: str = "roundtrip"
+    callback_format: str | None = None
     hints: str = "{}"
 
 

@@ -19,7 +19,7 @@ from service.context import Context
 from service.db import Database
 from service.errors import Conflict, IdempotencyMismatch, UnknownModel
 from service.jobs import endings, store
-from service.jobs.facts import Ending, Evidence, NewJob
+from service.jobs.facts import Due, Ending, Evidence, NewJob
 from service.jobs.lifecycle import Duty, Event, Status, Verdict
 from service.jsontext import NotJSON, encode, parse_loosely
 from service.queue import TaskName
@@ -85,7 +85,7 @@ def fingerprint_of(job: NewJob) -> bytes:
         job.deadline_seconds,
         job.metadata,
         list(job.tags),
-        *([job.callback_format] if job.callback_format != "roundtrip" else []),
+        *([job.callback_format] if job.callback_format else []),
     )
     return hashlib.sha256(encode(asked)).digest()
 
@@ -100,7 +100,28 @@ async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: E
         context.nudger.nudge(TaskName.COPY)
     if row["to_stop"]:
         context.nudger.nudge(TaskName.WATCH)
+    if row["to_call"]:
+        context.nudger.nudge(TaskName.DELIVER)
     return Verdict.APPLIED
+
+
+async def close(
+    context: Context,
+    job_id: UUID,
+    ended: Ending,
+    *,
+    even_if_submitted: bool = False,
+    as_of: Due | None = None,
+    stopped: bool = False,
+    asked: bool = False,
+) -> bool:
+    """End a job by our own decision, as `endings.close` does. False: it had moved on."""
+    row = await endings.close(
+        context.db, job_id, ended, even_if_submitted=even_if_submitted, as_of=as_of, stopped=stopped, asked=asked
+    )
+    if row is not None and row["to_call"]:
+        context.nudger.nudge(TaskName.DELIVER)
+    return row is not None
 
 
 def lift(catalog: Catalog, model: str, ended: Ending) -> Lifted:
@@ -122,7 +143,7 @@ async def cancel(context: Context, job_id: UUID) -> bool:
     duty = await endings.request_cancel(context.db, job_id)
     if duty is None:
         return False
-    if duty is not Duty.CLOSE or not await endings.close(context.db, job_id, CANCELLED):
+    if duty is not Duty.CLOSE or not await close(context, job_id, CANCELLED):
         context.nudger.nudge(TaskName.WATCH)
     return True
 

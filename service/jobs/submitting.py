@@ -70,7 +70,7 @@ class Submitter:
                 words = guards.storable(f"No provider took the job in time. {said.reason}") or ""
                 given_up = operations.ending(Event.FAILED, 503, "submission_refused", words)
                 given_up = TOO_LATE_TO_START if headers is None else given_up
-                await patiently(partial(endings.close, self._context.db, claim.job_id, given_up), PATIENCE_SECONDS)
+                await patiently(partial(operations.close, self._context, claim.job_id, given_up), PATIENCE_SECONDS)
             case _:
                 await self._answers.put(self._answer(claim, said))
                 if isinstance(said, Unknown) and said.evidence is not None:

@@ -8,8 +8,6 @@ import asyncio
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from time import time
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -19,6 +17,7 @@ import msgspec
 from service.jobs.facts import Ending, Evidence
 from service.jobs.lifecycle import Event, Source, Verdict
 from service.jsontext import NotJSON, encode, parse_loosely
+from service.network import retry_after
 from service.providers.base import (
     Accepted,
     Blocked,
@@ -302,17 +301,6 @@ def read_result(response: httpx.Response, request_id: str, error: object) -> Obs
         return Silent(f"HTTP {status}")
     said = error if isinstance(error, str) else None
     return Ended(failure(status, body, said, response.headers.get("x-fal-error-type")), evidence)
-
-
-def retry_after(response: httpx.Response) -> float | None:
-    """Seconds that a `Retry-After` header asks for, as a number or as a date."""
-    value = response.headers.get("retry-after", "")
-    if value.isascii() and value.isdecimal():
-        return min(float(value), 86_400.0)
-    try:
-        return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), 86_400.0)
-    except (TypeError, ValueError):
-        return None
 
 
 def _origin_of(url: str) -> tuple[str, str] | None:

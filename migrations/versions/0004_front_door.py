@@ -1,24 +1,22 @@
 """The fal front door: what it adds to jobs and tenants, and files that are promised before they come.
 
-Revision ID: 0010
-Revises: 0002
+Revision ID: 0004
+Revises: 0003
 """
 
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import postgresql
 
-revision = "0010"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 branch_labels = None
 depends_on = None
 
 
 def upgrade() -> None:
     op.add_column("tenants", sa.Column("join_seconds", sa.Double(), nullable=True))
-    op.add_column(
-        "jobs", sa.Column("callback_format", sa.Text(), server_default=sa.text("'roundtrip'"), nullable=False)
-    )
+    op.add_column("jobs", sa.Column("callback_format", sa.Text(), nullable=True))
     op.add_column(
         "jobs",
         sa.Column(
@@ -28,7 +26,7 @@ def upgrade() -> None:
             nullable=False,
         ),
     )
-    op.create_check_constraint(op.f("ck_jobs_callback_format_known"), "jobs", "callback_format IN ('roundtrip', 'fal')")
+    op.create_check_constraint(op.f("ck_jobs_callback_format_known"), "jobs", "callback_format IN ('fal', 'standard')")
     op.create_table(
         "uploads",
         sa.Column("id", sa.Text(), nullable=False),

@@ -27,9 +27,9 @@ def answer_before_commit() -> None:
 
     register_once, count = store.register_once, itertools.count()
 
-    async def answer_first(db: Any, job: Any, key: str, fingerprint: bytes) -> Any:
+    async def answer_first(db: Any, job: Any, key: str, fingerprint: bytes, lasts_seconds: float | None = None) -> Any:
         if next(count) % 5:
-            return await register_once(db, job, key, fingerprint)
+            return await register_once(db, job, key, fingerprint, lasts_seconds)
         return datetime.now(UTC)
 
     store.register_once = answer_first
@@ -39,7 +39,9 @@ def ignore_key() -> None:
     """Every request with an idempotency key is a job of its own."""
     from service.jobs import store
 
-    async def register_always(db: Any, job: Any, key: str, fingerprint: bytes) -> Any:
+    async def register_always(
+        db: Any, job: Any, key: str, fingerprint: bytes, lasts_seconds: float | None = None
+    ) -> Any:
         return await store.register(db, job)
 
     store.register_once = register_always

@@ -4,6 +4,8 @@ from starlette.requests import Request
 
 from service.errors import BadRequest, BodyTooLarge
 
+LARGEST_REQUEST = 25 * 2**20
+
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Raises BodyTooLarge as soon as the limit is passed, or announced to be."""

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import click
 
+from service.callbacks.commands import callbacks
 from service.local.console import data_option, database_of, end, settings_of, show_table
 from service.local.errors import CannotStart
 from service.operating import jobs, providers, tenants, webhooks
@@ -212,7 +213,7 @@ def _celery(*arguments: str) -> None:
     celery.main(["--app", "tasks.app:celery_app", "--quiet", *arguments], prog_name="celery")
 
 
-for group in (tenants, providers, webhooks, jobs):
+for group in (tenants, providers, webhooks, jobs, callbacks):
     main.add_command(group)
 
 

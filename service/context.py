@@ -9,6 +9,7 @@ import httpx
 import structlog
 
 from service.artifacts.storage import Storage
+from service.callbacks.keys import SigningKeys
 from service.catalog import Catalog
 from service.db import Database, DatabaseAway, open_database
 from service.network import AddressGuard, authority, open_http
@@ -16,14 +17,14 @@ from service.providers.address import Sealer
 from service.providers.fal import FalQueue
 from service.providers.signatures import KeySet
 from service.queue import Nudger, open_nudger
-from service.secrets import SharedSecret
+from service.secrets import CALLBACK_SECRETS, SharedSecret
 from service.settings import Settings
 
 log = structlog.get_logger()
 
-# Shorter than the five seconds after which common servers close an idle connection: a submission that is
-# written into a closing connection is lost without an answer.
-FAL_KEEPALIVE_SECONDS = 4.0
+# Shorter than the five seconds after which common servers close an idle connection: what is written into a closing
+# connection is lost without an answer.
+KEEPALIVE_SECONDS = 4.0
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class Context:
     fal: FalQueue
     fal_keys: KeySet
     downloads: httpx.AsyncClient
+    callbacks: httpx.AsyncClient
     webhook_secret: SharedSecret
+    callback_secret: SharedSecret
+    callback_keys: SigningKeys
 
     async def sealer(self) -> Sealer:
         return Sealer(await self.webhook_secret.get(self.db))
@@ -46,8 +50,11 @@ class Context:
 async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGenerator[Context]:
     async with AsyncExitStack() as stack:
         db = await stack.enter_async_context(open_database(settings.require_database_url(), max_size=connections))
-        http = await stack.enter_async_context(open_http(guard=None, keepalive_seconds=FAL_KEEPALIVE_SECONDS))
+        http = await stack.enter_async_context(open_http(guard=None, keepalive_seconds=KEEPALIVE_SECONDS))
         downloads = await stack.enter_async_context(open_http(guard=download_guard(settings)))
+        # Nobody is trusted here: what the operator runs on this machine is not for clients to call.
+        callbacks = open_http(guard=AddressGuard(settings.allow_private_networks), keepalive_seconds=KEEPALIVE_SECONDS)
+        await stack.enter_async_context(callbacks)
         nudger = open_nudger(settings)
         stack.callback(nudger.close)
         key = settings.fal_key.get_secret_value() if settings.fal_key else ""
@@ -63,7 +70,10 @@ async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGen
             fal=FalQueue(http, settings.fal_queue_url, key, settings.submit_timeout_seconds),
             fal_keys=KeySet(http, settings.fal_jwks_url),
             downloads=downloads,
+            callbacks=callbacks,
             webhook_secret=SharedSecret("webhook-seal"),
+            callback_secret=SharedSecret(CALLBACK_SECRETS),
+            callback_keys=SigningKeys(),
         )
 
 

@@ -88,6 +88,15 @@ class Database:
         except AWAY as error:
             raise _away(error) from error
 
+    async def fetch_in_turn(self, turn: int, sql: str, *values: Any) -> list[Row]:
+        """As `fetch`, one at a time over all processes of this `turn`: each sees all that the one before has done."""
+        try:
+            async with self.pool.acquire() as connection, connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", turn)
+                return await connection.fetch(sql, *values)
+        except AWAY as error:
+            raise _away(error) from error
+
     async def run(self, statement: ClauseElement) -> list[Row]:
         """Run a SQLAlchemy Core statement that was made for one request. Raises TooCostly."""
         compiled = Compiled(statement)

@@ -23,12 +23,13 @@ MOST_REMEMBERED = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the tenant that the key belongs to, and what the key may do."""
+    """Who asks: the tenant that the key belongs to, what the key may do, and what the tenant wants done otherwise."""
 
     key_id: str
     tenant_id: UUID
     tenant: str
     scopes: frozenset[str]
+    join_seconds: float | None = None
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or "admin" in self.scopes
@@ -57,19 +58,26 @@ class KeyRing:
             raise Unauthenticated
         return caller
 
+    async def holder(self, key_id: str) -> Caller:
+        """Whose key this is, for who has proven to have it before. Raises Unauthenticated."""
+        _, caller = await self._find(key_id)
+        if caller is None:
+            raise Unauthenticated
+        return caller
+
     async def _find(self, key_id: str) -> tuple[bytes, Caller | None]:
         known = self._remembered.get(key_id)
         if known is not None and known[0] > monotonic():
             return known[1], known[2]
         row = await self._db.fetchrow(
-            "SELECT api_keys.secret_sha256, api_keys.scopes, tenants.id AS tenant_id, tenants.name AS tenant"
-            " FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id"
+            "SELECT api_keys.secret_sha256, api_keys.scopes, tenants.id AS tenant_id, tenants.name AS tenant,"
+            " tenants.join_seconds FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id"
             " WHERE api_keys.id = $1 AND api_keys.revoked_at IS NULL",
             key_id,
         )
         if row is None:
             return bytes(32), None
-        caller = Caller(key_id, row["tenant_id"], row["tenant"], frozenset(row["scopes"]))
+        caller = Caller(key_id, row["tenant_id"], row["tenant"], frozenset(row["scopes"]), row["join_seconds"])
         if len(self._remembered) >= MOST_REMEMBERED:
             self._remembered.clear()
         self._remembered[key_id] = (monotonic() + REMEMBERED_SECONDS, bytes(row["secret_sha256"]), caller)

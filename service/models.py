@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     DateTime,
@@ -33,6 +34,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from service.callbacks.lifecycle import CallbackFormat, CallbackState
 from service.jobs.lifecycle import ENDED, LIVE, AttemptState, Duty, OnDoubt, Source, Verdict
 
 metadata = MetaData(
@@ -64,7 +66,14 @@ tenants = Table(
     Column("name", Text, nullable=False, unique=True),
     Column("created_at", Moment, nullable=False, server_default=func.now()),
     Column("on_doubt", Text, nullable=False, server_default=text(f"'{OnDoubt.RESUBMIT}'")),
+    # For so many seconds the fal front door takes a submission without a key that was sent before as that one.
+    Column("join_seconds", Double),
+    # The secret of its callbacks is derived from this number; the one before it holds for a day after a rotation.
+    Column("callback_format", Text, nullable=False, server_default=text(f"'{CallbackFormat.FAL}'")),
+    Column("callback_secret", Integer, nullable=False, server_default=text("1")),
+    Column("callback_secret_rotated_at", Moment),
     one_of("on_doubt", OnDoubt),
+    one_of("callback_format", CallbackFormat),
 )
 
 api_keys = Table(
@@ -99,7 +108,9 @@ provider_pauses = Table(
     Column("probe_at", Moment),
 )
 
-# What the client asked for, word for word: `input` is the JSON text that is sent on.
+# What the client asked for, word for word: `input` is the JSON text that is sent on, except that a file that came in
+# it as a data URI is named there (see artifacts/inputs.py). `hints` are headers of fal's that go on to the provider;
+# `callback_format` is set where the callback has to look otherwise than the tenant wants its own.
 jobs = Table(
     "jobs",
     metadata,
@@ -110,11 +121,14 @@ jobs = Table(
     Column("provider", Text, nullable=False),
     Column("priority", Text, nullable=False),
     Column("webhook_url", Text),
+    Column("callback_format", Text),
+    Column("hints", JSONB(none_as_null=True), nullable=False, server_default=text("'{}'")),
     Column("deadline_at", Moment),
     Column("metadata", JSONB(none_as_null=True), nullable=False),
     Column("tags", ARRAY(Text), nullable=False),
     Column("retry_of", Uuid, ForeignKey("jobs.id", ondelete="SET NULL")),
     Column("created_at", Moment, nullable=False, server_default=func.now()),
+    one_of("callback_format", CallbackFormat),
     Index("ix_jobs_tenant_id_id", "tenant_id", "id"),
     Index("ix_jobs_tenant_id_model_id", "tenant_id", "model", "id"),
     Index("ix_jobs_tags", "tags", postgresql_using="gin", postgresql_where=text("tags <> '{}'")),
@@ -262,6 +276,20 @@ blobs = Table(
     Column("created_at", Moment, nullable=False, server_default=func.now()),
 )
 
+# A file whose address is given out before its bytes come. Who has the `ticket` may send them, once, until it expires.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("ticket", Text, nullable=False, unique=True),
+    Column("tenant_id", Uuid, ForeignKey("tenants.id"), nullable=False),
+    Column("file_name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("sha256", Text, ForeignKey("blobs.sha256")),
+    Column("created_at", Moment, nullable=False, server_default=func.now()),
+    Index("ix_uploads_created_at", "created_at", postgresql_where=text("sha256 IS NULL")),
+)
+
 # A file named in an output: a mask or an image, with the provider's claims and, once its copy is
 # stored (`sha256`), what was measured in it. `bbox` is x0, y0, x1, y1 in pixels, half open.
 artifacts = Table(
@@ -302,6 +330,70 @@ copies = Table(
         name="fk_copies_artifact",
     ),
     Index("ix_copies_due_at", "due_at"),
+)
+
+# What a client is told of a job's end. Inserted by the statement that ends the job; `body`, and the format that it
+# is in, are written once, before the first byte goes out. `due_at` is when it is tried next, or while it is `leased`,
+# when its worker is taken for dead. `tries` and `begun_at` are those of the present series: a redelivery begins anew.
+callbacks = Table(
+    "callbacks",
+    metadata,
+    job_column(primary_key=True),
+    Column("tenant_id", Uuid, nullable=False),
+    Column("receiver", Text, nullable=False),
+    Column("state", Text, nullable=False, server_default=text(f"'{CallbackState.PENDING}'")),
+    Column("due_at", Moment, nullable=False, server_default=func.now()),
+    Column("leased", Boolean, nullable=False, server_default=text("false")),
+    Column("files_owed", SmallInteger, nullable=False, server_default=text("0")),
+    Column("tries", SmallInteger, nullable=False, server_default=text("0")),
+    Column("begun_at", Moment, nullable=False, server_default=func.now()),
+    Column("format", Text),
+    Column("body", LargeBinary),
+    Column("created_at", Moment, nullable=False, server_default=func.clock_timestamp()),
+    Column("ended_at", Moment),
+    one_of("state", CallbackState),
+    one_of("format", CallbackFormat),
+    CheckConstraint("(body IS NULL) = (format IS NULL)", name="format_iff_body"),
+    Index(
+        "ix_callbacks_receiver",
+        "tenant_id",
+        "receiver",
+        "due_at",
+        postgresql_where=text(f"state = '{CallbackState.PENDING}'"),
+    ),
+    Index("ix_callbacks_due_at", "due_at", postgresql_where=text(f"state = '{CallbackState.PENDING}'")),
+    Index("ix_callbacks_leased", "tenant_id", "receiver", postgresql_where=text("leased")),
+    Index("ix_callbacks_tenant_id_created_at", "tenant_id", "created_at"),
+    postgresql_with={
+        "autovacuum_vacuum_scale_factor": 0.02,
+        "autovacuum_vacuum_threshold": 500,
+        "autovacuum_vacuum_cost_delay": 0,
+    },
+)
+
+# Every try of a callback, in order; append only. `at` is when it began.
+callback_tries = Table(
+    "callback_tries",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    job_column(),
+    Column("at", Moment, nullable=False),
+    Column("http_status", SmallInteger),
+    Column("seconds", Double),
+    Column("error", Text),
+    Index("ix_callback_tries_job_id_id", "job_id", "id"),
+)
+
+# Receivers of a tenant that fail or are slow; of the others there is no row. `failures` counts those in a row, and
+# while `open_until` is to come nothing is sent there.
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("receiver", Text, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("open_until", Moment),
+    Column("slow", Boolean, nullable=False),
 )
 
 # Every change of a job, in order; append only.

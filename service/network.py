@@ -1,12 +1,16 @@
 """The one way out over HTTP: httpx's API on aiohttp's connections, and the guard for addresses that strangers name."""
 
+import asyncio
 import contextlib
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from time import time
 
 import aiohttp
 import httpx
@@ -34,16 +38,24 @@ PRIVATE = _networks(
     """0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 172.16.0.0/12 192.168.0.0/16
     ::/128 ::1/128 fc00::/7"""
 )
-# Never a place for a client's webhook or a provider's file: link-local (cloud metadata among it), multicast,
-# documentation, benchmarks, relays, reserved. 168.63.129.16 is Azure's host agent on a public-looking address.
+# Never a place for a client's webhook or a provider's file: link-local, multicast, documentation, benchmarks, relays,
+# reserved. A cloud's own agents, which tell secrets to whoever asks, are among link-local addresses, public-looking
+# ones (168.63.129.16 of Azure) and site ones (100.100.100.200 of Alibaba, fd00:ec2:: of AWS, fd20:ce:: of Google).
 FORBIDDEN = _networks(
-    """168.63.129.16/32 169.254.0.0/16 192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24 192.88.99.0/24
-    192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
-    2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20"""
+    """100.100.100.200/32 168.63.129.16/32 169.254.0.0/16 192.0.0.0/24 192.0.2.0/24 192.31.196.0/24 192.52.193.0/24
+    192.88.99.0/24 192.175.48.0/24 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/4 240.0.0.0/4
+    2001::/23 2001:db8::/32 2002::/16 2620:4f:8000::/48 3fff::/20
+    fd00:ec2::/32 fd20:ce::/32"""
 )
 # All of IPv6 that is handed out for the public lies in here, so everything outside needs no list.
 GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
+# An interface that tunnels to the IPv4 address in its last 32 bits.
+ISATAP = {0x00005EFE, 0x02005EFE}
+
+# Ports below 1024 belong to services that are not the web's; a POST to one of them is mischief.
+WEB_PORTS = {80, 443}
+FIRST_FREE_PORT = 1024
 
 
 class AddressRefused(OSError):
@@ -68,24 +80,29 @@ class AddressGuard:
 
     def allows(self, address: str) -> bool:
         try:
-            plain = _unwrapped(ipaddress.ip_address(address))
+            return all(self._allows(each) for each in _led_to(ipaddress.ip_address(address)))
         except ValueError:
             return False
-        if any(plain in network for network in PRIVATE):
-            return self.allow_private
-        if plain.version == 6 and plain not in GLOBAL_UNICAST:
+
+    def _allows(self, address: IPAddress) -> bool:
+        if any(address in network for network in FORBIDDEN):
             return False
-        return not any(plain in network for network in FORBIDDEN)
+        if any(address in network for network in PRIVATE):
+            return self.allow_private
+        return address.version == 4 or address in GLOBAL_UNICAST
 
 
-def _unwrapped(address: IPAddress) -> IPAddress:
-    """The IPv4 address that a mapped or NAT64 address really leads to; Teredo and 6to4 are forbidden whole."""
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return address.ipv4_mapped
-        if address in NAT64:
-            return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
-    return address
+def _led_to(address: IPAddress) -> tuple[IPAddress, ...]:
+    """Where an address really leads: a mapped or a NAT64 one to an IPv4 address, an ISATAP one possibly to both.
+
+    Teredo and 6to4 are forbidden whole.
+    """
+    if not isinstance(address, ipaddress.IPv6Address):
+        return (address,)
+    inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    if address.ipv4_mapped is not None or address in NAT64:
+        return (inner,)
+    return (address, inner) if (int(address) >> 32) & 0xFFFFFFFF in ISATAP else (address,)
 
 
 def authority(url: str) -> str:
@@ -103,6 +120,7 @@ def check_webhook_url(url: str, allow_private: bool) -> None:
         raise ValueError("must not contain spaces, backslashes or control characters")
     try:
         parsed = httpx.URL(url)
+        _ = parsed.host  # An `xn--` that spells no name shows only when it is read.
         target = yarl.URL(str(parsed))  # as aiohttp will read it
     except (httpx.InvalidURL, ValueError):
         raise ValueError("must be a valid address") from None
@@ -113,6 +131,8 @@ def check_webhook_url(url: str, allow_private: bool) -> None:
         raise ValueError("must name a host")
     if parsed.userinfo:
         raise ValueError("must not contain a user name or password")
+    if not allow_private and target.port < FIRST_FREE_PORT and target.port not in WEB_PORTS:
+        raise ValueError(f"must use port 80, port 443, or one from {FIRST_FREE_PORT} on")
     literal = _literal(host)
     if literal is not None and not AddressGuard(allow_private).allows(literal):
         raise ValueError(UNREACHABLE)
@@ -128,6 +148,35 @@ def _literal(host: str) -> str | None:
         return socket.inet_ntoa(socket.inet_aton(host))
     except OSError:
         return None
+
+
+class StrangersResolver(AbstractResolver):
+    """The system's resolver on threads of its own: a name server that is silent holds them up, and not everybody's."""
+
+    THREADS = 32
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(self.THREADS, thread_name_prefix="names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        asked = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
+        answers = await asyncio.get_running_loop().run_in_executor(self._threads, asked)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=str(target[0]),
+                port=port,
+                family=kind,
+                proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, _, protocol, _, target in answers
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class GuardedResolver(AbstractResolver):
@@ -166,6 +215,7 @@ _ERRORS: tuple[tuple[type[Exception], type[httpx.TransportError]], ...] = (
     (aiohttp.ClientConnectionError, httpx.ReadError),
     (aiohttp.ClientPayloadError, httpx.ReadError),
     (aiohttp.InvalidURL, httpx.UnsupportedProtocol),
+    (aiohttp.NonHttpUrlClientError, httpx.UnsupportedProtocol),
     (aiohttp.ClientError, httpx.RemoteProtocolError),
 )
 
@@ -227,6 +277,17 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
         await self._guarded.aclose()
 
 
+def retry_after(response: httpx.Response) -> float | None:
+    """Seconds that a `Retry-After` header asks for, as a number or as a date."""
+    value = response.headers.get("retry-after", "")
+    if value.isascii() and value.isdecimal():
+        return min(float(value), 86_400.0)
+    try:
+        return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), 86_400.0)
+    except (TypeError, ValueError):
+        return None
+
+
 def open_http(
     *,
     guard: AddressGuard | None,
@@ -241,7 +302,7 @@ def open_http(
     tls.load_default_certs()
 
     def session(guard: AddressGuard | None) -> aiohttp.ClientSession:
-        names = resolver or aiohttp.ThreadedResolver()
+        names = resolver or (StrangersResolver() if guard else aiohttp.ThreadedResolver())
         connector = aiohttp.TCPConnector(
             resolver=GuardedResolver(guard, names) if guard else names,
             socket_factory=partial(guarded_socket, guard) if guard else None,

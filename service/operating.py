@@ -40,22 +40,76 @@ def list_tenants(data: Path | None) -> None:
 
     rows = with_database(data, tenants)
     show_table(
-        [("TENANT", "IN DOUBT", "MADE"), *((row["name"], row["on_doubt"], f"{row['created_at']:%F}") for row in rows)]
+        [
+            ("TENANT", "IN DOUBT", "CALLBACKS", "JOINS", "MADE"),
+            *(
+                (
+                    row["name"],
+                    row["on_doubt"],
+                    row["callback_format"],
+                    _joins(row["join_seconds"]),
+                    f"{row['created_at']:%F}",
+                )
+                for row in rows
+            ),
+        ]
     )
+
+
+def _joins(seconds: float | None) -> str:
+    return "never" if seconds is None else f"{seconds:g} s"
 
 
 @tenants.command("set")
 @click.argument("tenant")
-@click.option("--on-doubt", required=True, type=click.Choice(["resubmit", "fail"]), help="May it cost twice, or fail?")
+@click.option(
+    "--on-doubt",
+    type=click.Choice(["resubmit", "fail"]),
+    help="What becomes of a job whose submission was never answered and never called back: may it cost twice, or fail?",
+)
+@click.option("--callback-format", type=click.Choice(["fal", "standard"]), help="How its callbacks look.")
+@click.option(
+    "--join-seconds",
+    type=click.FloatRange(0, 86_400),
+    help="For how long a submission to /fal that repeats another to the byte is that one; 0: never.",
+)
 @data_option
-def set_tenant(tenant: str, on_doubt: str, data: Path | None) -> None:
-    """What becomes of a job whose submission was never answered and never called back."""
+def set_tenant(
+    tenant: str, on_doubt: str | None, callback_format: str | None, join_seconds: float | None, data: Path | None
+) -> None:
+    """What a tenant wants done otherwise."""
+    from service.callbacks.lifecycle import CallbackFormat
     from service.jobs.lifecycle import OnDoubt
-    from service.tenants import set_on_doubt
+    from service.tenants import set_wishes
 
-    if not with_database(data, lambda db: set_on_doubt(db, tenant, OnDoubt(on_doubt))):
+    if on_doubt is None and callback_format is None and join_seconds is None:
+        end("name --on-doubt, --callback-format or --join-seconds", 2)
+    doubt = OnDoubt(on_doubt) if on_doubt else None
+    form = CallbackFormat(callback_format) if callback_format else None
+    wishes = with_database(data, lambda db: set_wishes(db, tenant, doubt, form, join_seconds))
+    if wishes is None:
         end(f"there is no tenant {tenant}", 1)
-    click.echo(f"Jobs of {tenant} that stay in doubt: {on_doubt}.")
+    click.echo(
+        f"Jobs of {tenant} that stay in doubt: {wishes['on_doubt']}. Callbacks: {wishes['callback_format']}. "
+        f"Submissions that repeat another are joined: {_joins(wishes['join_seconds'])}."
+    )
+
+
+@tenants.command("secret")
+@click.argument("tenant")
+@click.option("--rotate", is_flag=True, help="Make a new one; the old one holds for a day.")
+@data_option
+def show_secret(tenant: str, rotate: bool, data: Path | None) -> None:
+    """What a tenant verifies Standard Webhooks with."""
+    from service.tenants import callback_secrets
+
+    secrets = with_database(data, lambda db: callback_secrets(db, tenant, rotate=rotate))
+    if secrets is None:
+        end(f"there is no tenant {tenant}", 1)
+    click.echo(f"v1   {secrets.secret}")
+    if secrets.before is not None:
+        click.echo(f"     {secrets.before}  (the one before; it holds for a day after the rotation)")
+    click.echo(f"v1a  {secrets.public_key}")
 
 
 @click.group()

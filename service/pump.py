@@ -68,9 +68,9 @@ class Pump(Generic[Item]):
             await asyncio.wait(tasks, timeout=left, return_when=asyncio.FIRST_COMPLETED)
 
     async def _finish(self) -> bool:
-        """Wait for all in hand. Returns whether it was woken meanwhile."""
-        while self._in_hand:
-            await asyncio.wait(self._in_hand)
+        """Wait for all in hand, and for what these let it take. Returns whether it was woken meanwhile."""
+        while tasks := self._in_hand | ({self._pumping} if self._pumping else set()):
+            await asyncio.wait(tasks)
         return self._woken
 
     async def _pump(self) -> None:

@@ -33,6 +33,7 @@ class TaskName(StrEnum):
     SUBMIT = "roundtrip.submit_jobs"
     WATCH = "roundtrip.watch_jobs"
     COPY = "roundtrip.copy_files"
+    DELIVER = "roundtrip.deliver_callbacks"
     SWEEP = "roundtrip.sweep"
     TIDY = "roundtrip.tidy"
     CANARY = "roundtrip.canary"

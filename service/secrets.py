@@ -4,6 +4,10 @@ import secrets
 
 from service.db import Database
 
+# Names of secrets that more than one room asks for.
+CALLBACK_SECRETS = "callback-secrets"
+FILE_LINKS = "file-links"
+
 
 class SharedSecret:
     """32 random bytes under a name in the database, read once a process."""

@@ -68,13 +68,21 @@ def _artifacts_url(value: str) -> str:
     return value
 
 
-def _model_ids(value: object) -> object:
+def _origin(value: str) -> str:
+    parts = _split(value)
+    if value != "*" and (parts.scheme not in {"http", "https"} or not parts.netloc or parts.path or parts.query):
+        raise ValueError("must be origins like https://app.example, separated by commas, or *")
+    return value.lower()
+
+
+def _listed(value: object) -> object:
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
 Duration = Annotated[float, Field(gt=0, le=10_000_000, allow_inf_nan=False)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 ModelId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)+$", max_length=200)]
+Origin = Annotated[str, AfterValidator(_origin)]
 
 DEFAULT_FAL_QUEUE_URL = "https://queue.fal.run"
 DEFAULT_FAL_JWKS_URL = "https://rest.fal.ai/.well-known/jwks.json"
@@ -95,7 +103,8 @@ class Settings(BaseSettings):
     artifacts_url: Annotated[str, AfterValidator(_artifacts_url)] | None = None
     admin_key: Annotated[SecretStr, AfterValidator(_admin_key)] | None = None
     allow_private_networks: bool = False
-    models: Annotated[tuple[ModelId, ...], NoDecode, BeforeValidator(_model_ids)] = ()
+    models: Annotated[tuple[ModelId, ...], NoDecode, BeforeValidator(_listed)] = ()
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_listed)] = ()
     data: Path = Path(".roundtrip")
 
     submit_timeout_seconds: Duration = 15

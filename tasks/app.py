@@ -9,6 +9,8 @@ from typing import Any
 import structlog
 from celery import signals
 
+from service.callbacks import records
+from service.callbacks.schedule import LONGEST_SECONDS
 from service.db import DatabaseAway
 from service.jobs import due
 from service.logs import configure_logs
@@ -42,6 +44,11 @@ def copy_files() -> None:
     runtime.run(_copy)
 
 
+@celery_app.task(name=TaskName.DELIVER.value)
+def deliver_callbacks() -> None:
+    runtime.run(_deliver)
+
+
 @celery_app.task(name=TaskName.SWEEP.value)
 def sweep() -> None:
     runtime.run(_sweep)
@@ -70,6 +77,11 @@ async def _copy(worker: Worker) -> None:
     worker.copying.wake()
 
 
+async def _deliver(worker: Worker) -> None:
+    worker.delivering.wake()
+    worker.delivering_slowly.wake()
+
+
 async def _sweep(worker: Worker) -> None:
     """Find work whose nudge was lost: one statement when there is none, and one at a time.
 
@@ -90,12 +102,16 @@ async def _sweep(worker: Worker) -> None:
         worker.stopping.wake()
     if owed["copy"]:
         worker.copying.wake()
+    if owed["deliver"]:
+        worker.delivering.wake()
+        worker.delivering_slowly.wake()
 
 
 async def _tidy(worker: Worker) -> None:
     try:
         await due.end_the_oldest(worker.context.db, worker.context.settings.longest_job_seconds)
         await due.tidy(worker.context.db, worker.context.settings.idempotency_days)
+        await records.tidy(worker.context.db, LONGEST_SECONDS)
     except DatabaseAway as error:
         log.warning("not tidied", error=str(error))
 

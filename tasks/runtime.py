@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 import uvloop
 
 from service.artifacts.copying import Copier
+from service.callbacks.delivering import Deliverer
 from service.context import Context, open_context
 from service.jobs.submitting import Submitter
 from service.jobs.watching import Watcher
@@ -27,10 +28,12 @@ class Worker:
         self.watching, self.stopping = watcher.looks, watcher.stops
         self.copying = Copier(context).pump
         self.sweeping = asyncio.Lock()
+        deliverer = Deliverer(context)
+        self.delivering, self.delivering_slowly = deliverer.pump, deliverer.slow
 
     async def stop(self) -> None:
         """Take nothing more, and wait for what is in hand."""
-        pumps = (self.submitting, self.watching, self.stopping, self.copying)
+        pumps = (self.submitting, self.watching, self.stopping, self.copying, self.delivering, self.delivering_slowly)
         await asyncio.gather(*(pump.stop(LAST_SECONDS) for pump in pumps))
 
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from uuid import UUID
 
 import asyncpg
 import pytest
@@ -108,3 +109,25 @@ async def test_many_starts_at_once_migrate_once(empty: str) -> None:
 
 def test_a_schema_that_is_current_is_left_as_it_is(addresses: Addresses) -> None:
     upgrade(addresses.database)
+
+
+async def test_jobs_that_ended_before_there_were_callbacks_can_be_told_of(empty: str) -> None:
+    downgraded = in_a_process("import sys; upgrade(sys.argv[1]); downgrade(sys.argv[1], '0002')", empty)
+    assert downgraded.wait() == 0, downgraded.communicate()
+    async with one_connection(empty) as connection:
+        for number, address in ((1, "https://Hooks.example:8443/x?y"), (2, None)):
+            await connection.execute(OLD_JOB, UUID(int=number), address)
+    assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
+    [callbacks] = await facts(empty, "SELECT job_id, receiver, state, ended_at IS NOT NULL FROM callbacks")
+    assert callbacks == {(UUID(int=1), "https://hooks.example:8443", "given_up", True)}
+
+
+OLD_JOB = """
+WITH tenant AS (INSERT INTO tenants (id, name) VALUES ($1::uuid, $1::uuid::text) RETURNING id), job AS (
+    INSERT INTO jobs (id, tenant_id, model, input, provider, priority, webhook_url, metadata, tags)
+    SELECT $1::uuid, id, 'm', '{}', 'fal', 'normal', $2::text, '{}', '{}' FROM tenant RETURNING id, tenant_id
+)
+INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, usage, model_timings, received_at,
+                      completed_at)
+SELECT id, tenant_id, 'completed', 1, 'webhook', 200, '{}', '{}', '{}', now(), now() FROM job
+"""

@@ -1,9 +1,11 @@
 """The way out: what it sends, what it keeps, what its errors mean, and where it never goes."""
 
+import asyncio
 import datetime
 import ipaddress
 import socket
 import ssl
+import threading
 from pathlib import Path
 
 import httpx
@@ -34,17 +36,20 @@ LENIENT = AddressGuard(allow_private=True)
 # First and last address of every range, written out by hand: taking a range off the list turns this red.
 SITE = """0.0.0.0 0.255.255.255 10.0.0.0 10.255.255.255 100.64.0.0 100.127.255.255 127.0.0.0 127.255.255.255
 172.16.0.0 172.31.255.255 192.168.0.0 192.168.255.255 :: ::1 fc00:: fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff
-fd00:ec2::254 ::ffff:127.0.0.1 ::ffff:10.1.2.3 64:ff9b::7f00:1 64:ff9b::192.168.0.1""".split()  # noqa: SIM905
+fd00:ec3::254 ::ffff:127.0.0.1 ::ffff:10.1.2.3 64:ff9b::7f00:1 64:ff9b::192.168.0.1""".split()  # noqa: SIM905
 NEVER = """169.254.0.0 169.254.169.254 169.254.255.255 192.0.0.0 192.0.0.192 192.0.0.255 192.0.2.0 192.0.2.255
 192.31.196.1 192.52.193.1 192.88.99.0 192.88.99.255 192.175.48.1 198.18.0.0 198.19.255.255 198.51.100.0
 198.51.100.255 203.0.113.0 203.0.113.255 224.0.0.0 239.255.255.255 240.0.0.0 255.255.255.255 168.63.129.16
-::127.0.0.1 ::8.8.8.8 ::ffff:169.254.169.254 ::ffff:0:127.0.0.1 64:ff9b::a9fe:a9fe 64:ff9b:1::1 100::1 2001::1
+100.100.100.200 fd00:ec2::254 fd20:ce::254 2a00:1450::5efe:a9fe:a9fe 2a00:1450::200:5efe:a9fe:a9fe
+fe80::5efe:808:808 ::127.0.0.1 ::8.8.8.8
+::ffff:169.254.169.254 ::ffff:0:127.0.0.1 64:ff9b::a9fe:a9fe 64:ff9b:1::1 100::1 2001::1
 2001:0:4136:e378:8000:63bf:80ff:fffe 2001:10::1 2001:20::1 2001:1ff:ffff::1 2001:db8::1 2002:7f00:1::1
 2002:808:808::1 2620:4f:8000::1 3fff::1 3fff:fff:ffff::1 4000::1 5f00::1 fe80::1 fe80::1%2 febf::1 fec0::1 feff::1
 ff02::1 ff0e::1 nonsense 127.1 2130706433""".split()  # noqa: SIM905
 OPEN = """1.1.1.1 8.8.8.8 9.255.255.255 11.0.0.0 100.63.255.255 100.128.0.0 126.255.255.255 128.0.0.0 172.15.255.255
 172.32.0.0 192.167.255.255 192.169.0.0 198.17.255.255 198.20.0.0 223.255.255.255 2606:4700::1111 2a00:1450::1
-2001:4860:4860::8888 2003::1 ::ffff:8.8.8.8 64:ff9b::808:808""".split()  # noqa: SIM905
+2001:4860:4860::8888 2003::1 ::ffff:8.8.8.8 64:ff9b::808:808
+2a00:1450::5efe:808:808""".split()  # noqa: SIM905
 
 
 class Names(AbstractResolver):
@@ -166,6 +171,28 @@ async def test_an_ip_literal_that_no_resolver_sees_is_refused_by_the_guard() -> 
             await http.get(server.url)
     assert is_refused(caught.value)
     assert (names.asked, server.connections) == ([], 0)
+
+
+async def test_names_whose_server_is_silent_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default threads are few, and files are written and pictures measured on them."""
+    let_go, real = threading.Event(), socket.getaddrinfo
+
+    def silent(host: str, *arguments: object) -> object:
+        if host.endswith("silent.example"):
+            let_go.wait(30)
+            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
+        return real(host, *arguments)  # type: ignore[arg-type, call-overload]
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    async with answering(answer(b"here")) as server, open_http(guard=LENIENT) as http:
+        waiting = [asyncio.create_task(http.get(f"http://{n}.silent.example/")) for n in range(20)]
+        await asyncio.sleep(0.1)
+        async with asyncio.timeout(5):
+            assert (await http.get(f"http://localhost:{server.port}/")).content == b"here"
+            await asyncio.to_thread(bool)
+        let_go.set()
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {type(result) for result in results} == {httpx.ConnectError}
 
 
 async def test_a_trusted_origin_is_reached_and_its_neighbour_is_not() -> None:

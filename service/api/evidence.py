@@ -4,10 +4,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import rendering
-from service.api.requests import answer, authenticate, find_job
 from service.context import Context
 from service.errors import Invalid, NotFound
 from service.jobs import reads
+from service.requests import answer, authenticate, find_job
 
 # A page; a job that is polled for days gathers thousands.
 MOST_REPORTS = 500

@@ -3,17 +3,14 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.requests import answer, authenticate
-from service.artifacts import records
+from service.artifacts import records, uploads
 from service.artifacts.links import FileLinks
-from service.artifacts.pictures import PictureRefused, measure_in_child
-from service.artifacts.records import Measured
 from service.artifacts.serving import file_response
-from service.artifacts.storage import TooLarge
+from service.artifacts.uploads import LARGEST_UPLOAD
 from service.context import Context
-from service.errors import BodyTooLarge, Invalid, NotFound, UnsupportedMedia
+from service.errors import Invalid, NotFound, UnsupportedMedia
+from service.requests import answer, authenticate
 
-LARGEST_UPLOAD = 100 * 2**20
 LONGEST_NAME = 128
 
 
@@ -28,19 +25,7 @@ async def upload_file(request: Request) -> Response:
     name = request.query_params.get("name", "file")
     if not (1 <= len(name) <= LONGEST_NAME and name.isprintable()):
         raise Invalid.at("query", "name", msg=f"Must be 1 to {LONGEST_NAME} printable characters.")
-    try:
-        async with context.storage.spool(request.stream(), LARGEST_UPLOAD) as spooled:
-            if spooled.size == 0:
-                raise Invalid.at("body", msg="The file is empty.", kind="missing")
-            try:
-                picture, _ = await measure_in_child(spooled.path, mask=False)
-            except PictureRefused as error:
-                raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
-            stored = await context.storage.keep(spooled)
-    except TooLarge:
-        raise BodyTooLarge(f"A file may have at most {LARGEST_UPLOAD:,} bytes.") from None
-    upload = Measured(stored.sha256, stored.size, picture.content_type, picture.width, picture.height)
-    await records.record_upload(context.db, upload)
+    upload = await uploads.keep(context, request.stream(), request.headers.get("content-type", ""), LARGEST_UPLOAD)
     links: FileLinks = request.state.links
     file = {
         "url": links.url(upload.sha256, name),

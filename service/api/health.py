@@ -5,11 +5,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import __version__
-from service.api.requests import answer
+from service.callbacks.lifecycle import CallbackState
 from service.context import Context
 from service.errors import Unavailable
 from service.jobs.pauses import pauses
 from service.migrate import head
+from service.requests import answer
 
 
 async def show_health(request: Request) -> Response:
@@ -37,6 +38,8 @@ async def show_metrics(request: Request) -> Response:
     live = Gauge("roundtrip_live_jobs", "Jobs that have not ended.", ["status"], registry=registry)
     oldest = Gauge("roundtrip_oldest_live_job_seconds", "Age of the oldest of them.", registry=registry)
     copies = Gauge("roundtrip_owed_copies", "Files whose copy is not stored yet.", registry=registry)
+    callbacks = Gauge("roundtrip_pending_callbacks", "Callbacks that did not arrive yet.", registry=registry)
+    held = Gauge("roundtrip_held_receivers", "Receivers to which nothing is sent for now.", registry=registry)
     paused = Gauge("roundtrip_provider_paused", "1 while it gets no jobs.", ["provider"], registry=registry)
     paused.labels(context.fal.name).set(0)
     for row in await pauses(context.db):
@@ -46,9 +49,13 @@ async def show_metrics(request: Request) -> Response:
     ages = await context.db.fetchrow(
         "SELECT (SELECT coalesce(extract(epoch FROM now() - min(jobs.created_at)), 0)::float8"
         " FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id) AS oldest,"
-        " (SELECT count(*) FROM copies) AS copies"
+        " (SELECT count(*) FROM copies) AS copies,"
+        f" (SELECT count(*) FROM callbacks WHERE state = '{CallbackState.PENDING}') AS callbacks,"
+        " (SELECT count(*) FROM receivers WHERE open_until > now()) AS held"
     )
     if ages is not None:
         oldest.set(ages["oldest"])
         copies.set(ages["copies"])
+        callbacks.set(ages["callbacks"])
+        held.set(ages["held"])
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)

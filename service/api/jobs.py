@@ -1,32 +1,28 @@
 """Everything under /v1/jobs that reads a job or asks for its end."""
 
-import asyncio
 from math import inf
-from time import monotonic
-from uuid import UUID
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from service.api import rendering, streaming
-from service.api.requests import answer, authenticate, find_job, read_job
 from service.api.shapes import JobPage
 from service.artifacts.serving import file_response
 from service.context import Context
-from service.db import Row
 from service.errors import Invalid, NotFound, StillPending, Unavailable
 from service.jobs import operations, reads
 from service.jobs.filters import make_cursor, read_filter
 from service.jobs.lifecycle import LIVE
-from service.jobs.waiting import Waiting, wait_for
-from service.keys import Caller
 from service.queue import TaskName
-
-LONGEST_WAIT_SECONDS = 3_600.0
-
-# Files are copied right after the end; who waits for a job is told with the copies in place, if they come soon.
-COPIES_WAIT_SECONDS = 3.0
-COPIES_LOOK_SECONDS = 0.1
+from service.requests import (
+    LONGEST_WAIT_SECONDS,
+    answer,
+    authenticate,
+    event_stream,
+    find_job,
+    read_job,
+    wait_for_end,
+)
 
 
 async def list_jobs(request: Request) -> Response:
@@ -44,7 +40,8 @@ async def show_job(request: Request) -> Response:
     seconds = _wait_seconds(request.query_params.get("wait"))
     row = await read_job(request, caller)
     if seconds and row["status"] in LIVE:
-        row = await _wait_for_end(request, caller, row["id"], seconds)
+        await wait_for_end(request, row["id"], seconds)
+        row = await read_job(request, caller)
     return answer(request.state.renderer.job(row), request_id=row["id"])
 
 
@@ -58,32 +55,6 @@ def _wait_seconds(text: str | None) -> float:
     if not 0 <= seconds < inf:
         raise Invalid.at("query", "wait", msg="Must be a number of seconds, not below zero.", kind="float_parsing")
     return min(seconds, LONGEST_WAIT_SECONDS)
-
-
-async def _wait_for_end(request: Request, caller: Caller, job_id: UUID, seconds: float) -> Row:
-    """Until the job has ended and its copies are made, if they are soon, or this process ends.
-
-    The job is read once, at the end.
-    """
-    context: Context = request.state.context
-    waiting: Waiting = request.state.waiting
-    until = monotonic() + seconds
-    copies_until: float | None = None
-    async with waiting.on(job_id, seconds) as changed:
-        while (left := until - monotonic()) > 0 and not (waiting.stopped or await request.is_disconnected()):
-            ended, copied = await reads.is_over(context.db, job_id)
-            if ended and copied:
-                break
-            if not ended:
-                await wait_for(changed, left)
-            else:
-                copies_until = copies_until or monotonic() + COPIES_WAIT_SECONDS
-                until = min(until, copies_until)
-                await asyncio.sleep(COPIES_LOOK_SECONDS)
-    row = await reads.get(context.db, caller.tenant_id, job_id)
-    if row is None:
-        raise NotFound("The job was deleted.")
-    return row
 
 
 async def show_result(request: Request) -> Response:
@@ -175,8 +146,4 @@ async def stream_job(request: Request) -> Response:
     job_id = await find_job(request, caller)
     after = request.headers.get("last-event-id", "0")
     seen = int(after) if after.isascii() and after.isdecimal() and len(after) < 19 else 0
-    return StreamingResponse(
-        streaming.events(request, caller, job_id, seen),
-        media_type="text/event-stream",
-        headers={"cache-control": "no-store", "x-fal-request-id": str(job_id)},
-    )
+    return event_stream(request, streaming.events(request, caller, job_id, seen), job_id)

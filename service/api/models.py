@@ -3,10 +3,10 @@
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.api.requests import answer, authenticate
 from service.api.shapes import ModelCard
 from service.catalog import Model
 from service.context import Context
+from service.requests import answer, authenticate
 
 
 async def list_models(request: Request) -> Response:

@@ -11,8 +11,8 @@ from starlette.responses import Response
 
 from service import __version__
 from service.api import shapes
-from service.api.requests import answer
 from service.catalog import all_models
+from service.requests import answer
 
 REPLIES = (
     shapes.Job,
@@ -23,6 +23,8 @@ REPLIES = (
     shapes.Attempt,
     shapes.Event,
     shapes.Report,
+    shapes.Callback,
+    shapes.Redelivery,
     shapes.Provider,
     shapes.ModelCard,
     shapes.Problem,
@@ -214,9 +216,28 @@ def _paths() -> dict[str, Any]:
             "What was heard of it", _json(_listed("evidence", "Report")), [_query("after", "The ID of a report.")]
         ),
         f"{JOB_PATH}/evidence/{{report_id}}": part("The bytes of one piece of it", file, [REPORT_ID]),
+        f"{JOB_PATH}/callback": part("What was told of its end", _json(_ref("Callback"))),
+        f"{JOB_PATH}/callback/redeliver": {
+            "post": _operation(
+                "Tell of its end once more",
+                _json(_ref("Callback")),
+                status="202",
+                parameters=[REQUEST_ID],
+                errors=("401", "403", "404", "409", "503"),
+            )
+        },
         f"{JOB_PATH}/stream": part("Its changes as they come", stream),
         f"{JOB_PATH}/cancel": {"post": cancel},
         f"{JOB_PATH}/retry": {"post": retry},
+        "/v1/callbacks/redeliver": {
+            "post": _operation(
+                "Tell once more of all that ended since a time",
+                _json(_ref("Redelivery")),
+                status="202",
+                body=_json(_ref("RedeliveryRequest")),
+                errors=("400", "401", "403", "413", "415", "422", "503"),
+            )
+        },
         "/v1/providers": {
             "get": _operation("Who runs jobs", _json(_listed("providers", "Provider")), errors=("401", "403", "503"))
         },
@@ -242,7 +263,7 @@ def _paths() -> dict[str, Any]:
 @cache
 def document() -> bytes:
     _, replies = msgspec.json.schema_components(REPLIES, ref_template=TEMPLATE)
-    asked: list[type[BaseModel]] = [shapes.JobRequest]
+    asked: list[type[BaseModel]] = [shapes.JobRequest, shapes.RedeliveryRequest]
     asked += [model.Input for model in all_models() if model.Input is not None]
     _, requests = models_json_schema(
         [(shape, "validation") for shape in asked], ref_template=TEMPLATE.replace("name", "model")

@@ -4,9 +4,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api import rendering
-from service.api.requests import answer, authenticate
 from service.context import Context
 from service.jobs.pauses import pauses
+from service.requests import answer, authenticate
 
 
 async def list_providers(request: Request) -> Response:

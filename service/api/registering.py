@@ -1,6 +1,7 @@
 """POST /v1/jobs, one and many, and a job's retry."""
 
 import hashlib
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -8,9 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.rendering import Renderer
-from service.api.requests import answer, authenticate, fit, read_job, read_json
 from service.api.shapes import Job, JobRequest
-from service.bodies import read_body
+from service.bodies import LARGEST_REQUEST, read_body
 from service.catalog import check_content, check_input
 from service.context import Context
 from service.errors import Invalid, NotFound, ServiceError
@@ -19,11 +19,10 @@ from service.jobs.facts import NewJob
 from service.jobs.operations import Registered
 from service.keys import Caller
 from service.network import check_webhook_url
+from service.requests import answer, authenticate, fit, idempotency_key, read_job, read_json
 
-LARGEST_REQUEST = 25 * 2**20
 LARGEST_BATCH = 1_000
 LARGEST_METADATA = 16 * 2**10
-LONGEST_KEY = 255
 
 
 class RawJob(msgspec.Struct):
@@ -113,18 +112,11 @@ def status_of(registered: Registered) -> int:
     return 200 if registered.created_at is None else 202
 
 
-def idempotency_key(request: Request) -> str | None:
-    key = request.headers.get("idempotency-key")
-    if key is not None and not (1 <= len(key) <= LONGEST_KEY and key.isprintable()):
-        raise Invalid.at("header", "idempotency-key", msg=f"Must be 1 to {LONGEST_KEY} printable characters.")
-    return key
-
-
 async def reply(request: Request, caller: Caller, job: NewJob, registered: Registered) -> Job:
     """A job that was just made is told from what was written; one from before is read."""
     renderer: Renderer = request.state.renderer
     if registered.created_at is not None:
-        return renderer.new_job(job, registered.created_at)
+        return renderer.new_job(replace(job, input=registered.input), registered.created_at)
     row = await reads.get(request.state.context.db, caller.tenant_id, registered.job_id)
     if row is None:
         raise NotFound("The job was deleted.")
@@ -147,6 +139,8 @@ async def retry_job(request: Request) -> Response:
         metadata=old["metadata"],
         tags=old["tags"],
         retry_of=old["id"],
+        callback_format=old["callback_format"],
+        hints=old["hints"],
     )
     registered = await operations.retry(request.state.context, job, old["status"])
     shown = await reply(request, caller, job, registered)

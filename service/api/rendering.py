@@ -1,13 +1,15 @@
 """Rows of the record as the replies that clients get."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from service.api.shapes import (
     Attempt,
+    Callback,
+    CallbackTry,
     Event,
     Image,
     Job,
@@ -19,19 +21,15 @@ from service.api.shapes import (
     Report,
     Timings,
 )
+from service.artifacts import inputs, results
 from service.artifacts.links import FileLinks
-from service.catalog import with_stored_files
+from service.artifacts.results import Facts
+from service.callbacks.lifecycle import CallbackState
 from service.db import Row
 from service.jobs import reads
 from service.jobs.facts import NewJob
 from service.jobs.lifecycle import Status
 from service.jsontext import NotJSON, Raw, is_json, parse_loosely
-
-
-class Facts(Protocol):
-    """A row of the record, or a dictionary in its place."""
-
-    def __getitem__(self, name: str, /) -> Any: ...
 
 
 class Renderer:
@@ -44,7 +42,7 @@ class Renderer:
     def job(self, row: Facts) -> Job:
         return Job(
             **self._summary(row),
-            input=Raw(row["input"].encode()),  # type: ignore[arg-type]  # Spliced in as the client sent it.
+            input=Raw(inputs.shown(row["input"], self._links).encode()),  # type: ignore[arg-type]  # Spliced in.
             output=self._output(row),
         )
 
@@ -61,12 +59,7 @@ class Renderer:
         return JobSummary(**self._summary(row))
 
     def result(self, row: Facts) -> bytes:
-        """The body that the job ended with, files at their stored copies."""
-        body: bytes = row["body"]
-        stored = {file["source_url"]: self._url(file) for file in self._files(row) if file["sha256"]}
-        if not stored:
-            return body
-        return json.dumps(with_stored_files(parse_loosely(body), stored), separators=(",", ":")).encode()
+        return results.body_of(row, self._links)
 
     def masks(self, row: Facts) -> list[Mask]:
         return [
@@ -76,12 +69,12 @@ class Renderer:
                 bbox=file["bbox"],
                 **self._file(file),
             )
-            for file in self._files(row)
+            for file in results.files_of(row)
             if file["kind"] == "mask"
         ]
 
     def images(self, row: Facts) -> list[Image]:
-        return [Image(**self._file(file)) for file in self._files(row) if file["kind"] == "image"]
+        return [Image(**self._file(file)) for file in results.files_of(row) if file["kind"] == "image"]
 
     def timings(self, row: Facts) -> Timings:
         created, ended, answered, received = (
@@ -99,9 +92,10 @@ class Renderer:
             model=json.loads(row["model_timings"]) if row["model_timings"] else {},
         )
 
-    def links(self, job_id: UUID) -> Links:
+    def links(self, job_id: UUID, *, callback: bool) -> Links:
         own = f"{self._public_url}/v1/jobs/{job_id}"
-        return Links(self=own, **{part: f"{own}/{part}" for part in Links.__struct_fields__ if part != "self"})
+        parts: dict[str, Any] = {part: f"{own}/{part}" for part in Links.__struct_fields__}
+        return Links(**{**parts, "self": own, "callback": parts["callback"] if callback else None})
 
     def _summary(self, row: Facts) -> dict[str, Any]:
         return {
@@ -131,7 +125,7 @@ class Renderer:
             "seed": None if row["seed"] is None else int(row["seed"]),
             "usage": Raw((row["usage"] or "{}").encode()),
             "timings": self.timings(row),
-            "links": self.links(row["id"]),
+            "links": self.links(row["id"], callback=row["webhook_url"] is not None),
         }
 
     def _output(self, row: Facts) -> Any:
@@ -147,18 +141,9 @@ class Renderer:
         except NotJSON:
             return body.decode("utf-8", "replace")
 
-    def _files(self, row: Facts) -> list[dict[str, Any]]:
-        files: list[dict[str, Any]] = json.loads(row["files"]) if row["files"] else []
-        return sorted(files, key=lambda file: (file["kind"], file["index"]))
-
     def _file(self, file: Mapping[str, Any]) -> dict[str, Any]:
         kept = ("index", "content_type", "file_name", "width", "height", "file_size", "sha256")
-        return {name: file[name] for name in kept} | {"url": self._url(file)}
-
-    def _url(self, file: Mapping[str, Any]) -> str:
-        if not file["sha256"]:
-            return str(file["source_url"])
-        return self._links.url(file["sha256"], file["file_name"] or f"{file['kind']}-{file['index']}")
+        return {name: file[name] for name in kept} | {"url": self._links.url_of(file)}
 
 
 def attempt(row: Row) -> Attempt:
@@ -169,6 +154,25 @@ def report(row: Row, own: str) -> Report:
     """`own` is the address of the job's evidence."""
     kept = {name: row[name] for name in Report.__struct_fields__ if name not in {"headers", "url"}}
     return Report(**kept, headers=json.loads(row["headers"]), url=f"{own}/{row['id']}")
+
+
+def callback(url: str, row: Row | None, tries: Sequence[Row]) -> Callback:
+    """`row` is None while the job has not ended."""
+    if row is None:
+        return Callback(url, "waiting", None, None, None, None, [])
+    pending = row["state"] == CallbackState.PENDING
+    return Callback(
+        url=url,
+        state=row["state"],
+        format=row["format"],
+        next_try_at=row["due_at"] if pending and not row["leased"] else None,
+        held_until=row["open_until"] if pending else None,
+        ended_at=row["ended_at"],
+        tries=[
+            CallbackTry(number, each["at"], each["seconds"], each["http_status"], each["error"])
+            for number, each in enumerate(tries, 1)
+        ],
+    )
 
 
 def provider(name: str, pause: Row | None) -> Provider:

@@ -39,6 +39,16 @@ class JobRequest(BaseModel):
     tags: Annotated[list[Tag], Field(max_length=64)] = []
 
 
+class RedeliveryRequest(BaseModel):
+    """Callbacks to be told once more: of jobs that ended in that time, and in that state only, if one is named."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    since: Annotated[datetime, Field(strict=False)]
+    until: Annotated[datetime | None, Field(strict=False)] = None
+    state: Literal["pending", "delivered", "gone", "given_up"] | None = None
+
+
 class Mask(msgspec.Struct):
     """A mask of an output. `url` is the provider's, and `sha256` null, until its copy is stored."""
 
@@ -99,6 +109,7 @@ class Links(msgspec.Struct):
     retry: str
     stream: str
     evidence: str
+    callback: str | None
 
 
 class JobSummary(msgspec.Struct):
@@ -186,6 +197,34 @@ class Report(msgspec.Struct):
     size: int
     sha256: str
     url: str
+
+
+class CallbackTry(msgspec.Struct):
+    """One POST to the client's address. `seconds` is null when nobody knows what came of it."""
+
+    number: int
+    at: datetime
+    seconds: float | None
+    http_status: int | None
+    error: str | None
+
+
+class Callback(msgspec.Struct):
+    """What the client was told of the end. `held_until`: its receiver fails, and nothing is sent there until then."""
+
+    url: str
+    state: Literal["waiting", "pending", "delivered", "gone", "given_up"]
+    format: Literal["fal", "standard"] | None
+    next_try_at: datetime | None
+    held_until: datetime | None
+    ended_at: datetime | None
+    tries: list[CallbackTry]
+
+
+class Redelivery(msgspec.Struct):
+    """How many callbacks are told once more."""
+
+    callbacks: int
 
 
 class Provider(msgspec.Struct):

@@ -12,9 +12,7 @@ from service.jobs.waiting import Waiting, wait_for
 from service.jsontext import encode
 from service.keys import Caller
 
-# How long a stream's row among the waiters counts before it has to be written anew.
-WAITER_SECONDS = 86_400.0
-PING_EVERY = 15
+PING_SECONDS = 15.0
 
 
 async def events(request: Request, caller: Caller, job_id: UUID, seen: int) -> AsyncGenerator[bytes]:
@@ -24,24 +22,20 @@ async def events(request: Request, caller: Caller, job_id: UUID, seen: int) -> A
     """
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
-    quiet = 0
-    async with waiting.on(job_id, WAITER_SECONDS) as changed:
+    async with waiting.on(job_id) as changed:
         while not waiting.stopped and not await request.is_disconnected():
             # The end is looked for before the history, so that it is never told before its event.
             ended, _ = await reads.is_over(context.db, job_id)
-            for event in await reads.events_of(context.db, job_id):
-                if event["id"] > seen:
-                    seen, quiet = event["id"], 0
-                    yield _line(event["event"], rendering.event(event), seen)
+            for event in await reads.events_of(context.db, job_id, after=seen):
+                seen = event["id"]
+                yield _line(event["event"], rendering.event(event), seen)
             if ended:
                 row = await reads.get(context.db, caller.tenant_id, job_id)
                 if row is not None:
                     yield _line("end", request.state.renderer.job(row), seen)
                 return
-            quiet += 1
-            if quiet % PING_EVERY == 0:
+            if not await wait_for(changed, PING_SECONDS):
                 yield b": ping\n\n"
-            await wait_for(changed, WAITER_SECONDS)
 
 
 def _line(name: str, data: object, number: int) -> bytes:

@@ -71,7 +71,8 @@ async def copy(context: Context, owed: OwedCopy) -> None:
         words = f"It could not be stored ({type(error).__name__})."
         await _failed(context, owed, words, STORE_AGAIN_SECONDS, counts=False)
     else:
-        await records.record_copy(context.db, owed, measured)
+        if await records.record_copy(context.db, owed, measured):
+            context.nudger.nudge(TaskName.DELIVER)
 
 
 @asynccontextmanager
@@ -127,6 +128,7 @@ def backoff(tries: int) -> float:
 
 async def _failed(context: Context, owed: OwedCopy, reason: str, again_in: float | None, *, counts: bool) -> None:
     log.warning("a copy failed", job_id=str(owed.job_id), index=owed.index, reason=reason, again_in=again_in)
-    await records.record_failure(context.db, owed, reason, again_in, counts=counts)
+    if await records.record_failure(context.db, owed, reason, again_in, counts=counts):
+        context.nudger.nudge(TaskName.DELIVER)
     if again_in is not None:
         context.nudger.nudge(TaskName.COPY, after=again_in)

@@ -66,7 +66,8 @@ async def _answer(http: httpx.AsyncClient, url: str, stack: AsyncExitStack) -> h
             raise DownloadFailed("the file's address is not an http or https address")
         try:
             response = await http.send(http.build_request("GET", url), stream=True, follow_redirects=False)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:  # of the address, or of where it redirects to
+        # Of the address, or of where it redirects to; an `xn--` that spells no name is a UnicodeError.
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, UnicodeError) as error:
             raise DownloadFailed("the file's address is not valid") from error
         stack.push_async_callback(response.aclose)
         if response.next_request is None:

@@ -2,11 +2,16 @@
 
 import hashlib
 import hmac
+import json
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import quote
 
 from service.artifacts.serving import clean_name
+from service.catalog import with_stored_files
 from service.db import DatabaseAway
+from service.jsontext import parse_loosely
 
 PREFIX = "/files"
 TOKEN = re.compile(r"([0-9a-f]{64})-([0-9a-f]{32})")
@@ -24,6 +29,19 @@ class FileLinks:
 
     def url(self, sha256: str, file_name: str) -> str:
         return f"{self._public_url}{PREFIX}/{sha256}-{self._seal(sha256)}/{quote(clean_name(file_name), safe='')}"
+
+    def url_of(self, file: Mapping[str, Any]) -> str:
+        """Of an artifact: the stored copy's, or the provider's own while there is none."""
+        if not file["sha256"]:
+            return str(file["source_url"])
+        return self.url(file["sha256"], file["file_name"] or f"{file['kind']}-{file['index']}")
+
+    def rewritten(self, body: bytes, files: Sequence[Mapping[str, Any]]) -> bytes:
+        """An output with its files at their stored copies; to the byte as it came when there are none."""
+        stored = {file["source_url"]: self.url_of(file) for file in files if file["sha256"]}
+        if not stored:
+            return body
+        return json.dumps(with_stored_files(parse_loosely(body), stored), separators=(",", ":")).encode()
 
     def open(self, token: str) -> str | None:
         """The SHA-256 that a token names; None when the token is not ours."""

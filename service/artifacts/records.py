@@ -62,22 +62,35 @@ class Measured:
     bbox: Sequence[int] | None = None
 
 
-_STORED = """
+# The last copy of a job lets its callback go, which waited to name it. It is counted down in the callback's own row,
+# since of two last copies that are recorded at once neither sees that the other is.
+_COUNTED = """counted AS (
+    UPDATE callbacks
+    SET files_owed = files_owed - 1,
+        due_at = CASE WHEN files_owed = 1 AND body IS NULL AND NOT leased THEN least(due_at, now()) ELSE due_at END
+    FROM done WHERE callbacks.job_id = done.job_id AND files_owed > 0
+    RETURNING files_owed
+)"""
+_TO_CALL = "SELECT EXISTS (SELECT FROM counted WHERE files_owed = 0) AS to_call"
+
+_STORED = f"""
 WITH blob AS (
     INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
+), artifact AS (
+    UPDATE artifacts
+    SET sha256 = $4, content_type = $6, file_size = $5, width = coalesce($7, width), height = coalesce($8, height),
+        area_fraction = $9, bbox = $10, copy_error = NULL, stored_at = clock_timestamp()
+    WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL
 ), done AS (
-    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3
-)
-UPDATE artifacts
-SET sha256 = $4, content_type = $6, file_size = $5, width = coalesce($7, width), height = coalesce($8, height),
-    area_fraction = $9, bbox = $10, copy_error = NULL, stored_at = clock_timestamp()
-WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL
+    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 RETURNING job_id
+), {_COUNTED}
+{_TO_CALL}
 """
 
 
-async def record_copy(db: Database, owed: OwedCopy, copy: Measured) -> None:
-    """What was measured takes the place of what the provider claimed."""
-    await db.execute(
+async def record_copy(db: Database, owed: OwedCopy, copy: Measured) -> bool:
+    """What was measured takes the place of what the provider claimed. Returns whether a callback waited for this."""
+    row = await db.fetchrow(
         _STORED,
         owed.job_id,
         owed.kind,
@@ -90,24 +103,32 @@ async def record_copy(db: Database, owed: OwedCopy, copy: Measured) -> None:
         copy.area_fraction,
         list(copy.bbox) if copy.bbox else None,
     )
+    return row is not None and bool(row["to_call"])
 
 
-_FAILED = """
+_FAILED = f"""
 WITH again AS (
     UPDATE copies SET due_at = now() + make_interval(secs => $5), tries = greatest(0, tries - $6::int4)
     WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NOT NULL
-), given_up AS (
-    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NULL
-)
-UPDATE artifacts SET copy_error = $4 WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL
+), artifact AS (
+    UPDATE artifacts SET copy_error = $4 WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL
+), done AS (
+    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NULL RETURNING job_id
+), {_COUNTED}
+{_TO_CALL}
 """
 
 
 async def record_failure(
     db: Database, owed: OwedCopy, reason: str, again_in: float | None, *, counts: bool = True
-) -> None:
-    """Say why the copy failed, and when it is tried again: never, when `again_in` is None."""
-    await db.execute(_FAILED, owed.job_id, owed.kind, owed.index, reason, again_in, 0 if counts else 1)
+) -> bool:
+    """Say why the copy failed, and when it is tried again: never, when `again_in` is None.
+
+    Returns whether a callback waited for this.
+    """
+    back = 0 if counts else 1
+    row = await db.fetchrow(_FAILED, owed.job_id, owed.kind, owed.index, reason, again_in, back)
+    return row is not None and bool(row["to_call"])
 
 
 async def type_of(db: Database, sha256: str) -> tuple[str, int] | None:
@@ -126,3 +147,51 @@ async def record_upload(db: Database, upload: Measured) -> None:
         upload.width,
         upload.height,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file whose address is given out before its bytes come; `sha256` is None until they have."""
+
+    id: str
+    ticket: str
+    file_name: str
+    content_type: str
+    sha256: str | None = None
+
+
+async def begin_upload(db: Database, tenant_id: UUID, upload: Upload) -> None:
+    await db.execute(
+        "INSERT INTO uploads (id, ticket, tenant_id, file_name, content_type) VALUES ($1, $2, $3, $4, $5)",
+        upload.id,
+        upload.ticket,
+        tenant_id,
+        upload.file_name,
+        upload.content_type,
+    )
+
+
+_UPLOAD = "SELECT id, ticket, file_name, content_type, sha256 FROM uploads WHERE"
+
+
+async def find_upload(db: Database, upload_id: str) -> Upload | None:
+    row = await db.fetchrow(f"{_UPLOAD} id = $1", upload_id)
+    return Upload(**dict(row)) if row else None
+
+
+async def find_ticket(db: Database, ticket: str, lasts_seconds: float) -> Upload | None:
+    """The upload that a ticket opens; None when there is none, or its time is over."""
+    row = await db.fetchrow(
+        f"{_UPLOAD} ticket = $1 AND created_at > now() - make_interval(secs => $2)", ticket, lasts_seconds
+    )
+    return Upload(**dict(row)) if row else None
+
+
+async def finish_upload(db: Database, upload_id: str, sha256: str) -> bool:
+    """False: other bytes came before."""
+    row = await db.fetchrow(
+        "UPDATE uploads SET sha256 = $2 WHERE id = $1 AND (sha256 IS NULL OR sha256 = $2) RETURNING id",
+        upload_id,
+        sha256,
+    )
+    return row is not None

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +22,17 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 256 * 1024
 ABANDONED_SECONDS = 3600
+ABANDONED_PARTS_SECONDS = 2 * 86_400
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class TooLarge(Exception):
     """More bytes came than were allowed."""
+
+
+class PartMissing(Exception):
+    """A part of an upload is not there, or is not the one that is meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +63,8 @@ class Storage:
             root = Path(url2pathname(parts.path))
             spool = root / "spool"
             spool.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(spool)
+            _remove_abandoned(spool.glob("*.part"), ABANDONED_SECONDS)
+            _remove_abandoned(root.glob("parts/*/*"), ABANDONED_PARTS_SECONDS)
             return cls(LocalStore(root), spool, root)
         if parts.scheme == "s3" and parts.netloc:
             return cls(from_url(url), Path(tempfile.gettempdir()))
@@ -88,6 +95,27 @@ class Storage:
         elif not await self.exists(file.sha256):
             await obstore.put_async(self._store, _key(file.sha256), file.path, max_concurrency=2)
         return Stored(file.sha256, file.size)
+
+    async def keep_part(self, upload: str, number: int, file: Spooled) -> None:
+        """One part of a file that comes in several; parts that nobody joins are for the operator's broom."""
+        await obstore.put_async(self._store, _part_key(upload, number), file.path)
+
+    async def read_parts(self, upload: str, digests: Mapping[int, str]) -> AsyncGenerator[bytes]:
+        """The parts one after another, each of which has to have its SHA-256. Raises PartMissing."""
+        for number, expected in digests.items():
+            digest = hashlib.sha256()
+            try:
+                part = await obstore.get_async(self._store, _part_key(upload, number))
+                async for chunk in part.stream(min_chunk_size=CHUNK_BYTES):
+                    digest.update(chunk)
+                    yield bytes(chunk)
+            except FileNotFoundError:
+                raise PartMissing(number) from None
+            if digest.hexdigest() != expected:
+                raise PartMissing(number)
+
+    async def drop_parts(self, upload: str, numbers: Iterable[int]) -> None:
+        await obstore.delete_async(self._store, [_part_key(upload, number) for number in numbers])
 
     async def exists(self, sha256: str) -> bool:
         try:
@@ -120,6 +148,12 @@ def _key(sha256: str) -> str:
     return f"{sha256[:2]}/{sha256}"
 
 
+def _part_key(upload: str, number: int) -> str:
+    if not _NAME.fullmatch(upload):
+        raise ValueError("not the name of an upload")
+    return f"parts/{upload}/{number}"
+
+
 @contextmanager
 def _part(folder: Path) -> Iterator[IO[bytes]]:
     with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
@@ -147,11 +181,11 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_abandoned(spool: Path) -> None:
-    """Delete what killed processes left behind; no upload lasts as long as this."""
-    for part in spool.glob("*.part"):
+def _remove_abandoned(parts: Iterable[Path], seconds: float) -> None:
+    """Delete what killed processes and clients left behind; no upload lasts as long as this."""
+    for part in parts:
         try:
-            if time.time() - part.stat().st_mtime > ABANDONED_SECONDS:
+            if time.time() - part.stat().st_mtime > seconds:
                 part.unlink()
         except FileNotFoundError:
             continue  # another process was quicker

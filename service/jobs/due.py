@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+from service.callbacks.lifecycle import CallbackState
 from service.db import Database, Row
 from service.jobs.facts import Due
 from service.jobs.guards import CHANNEL, guard, target
@@ -200,12 +201,13 @@ SELECT
         OR EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND deadline_at <= now())
         OR EXISTS (SELECT FROM attempts WHERE state = '{AttemptState.SUPERSEDED}' AND ended_at IS NULL
                    AND (stop_due_at IS NULL OR stop_due_at <= now())) AS watch,
-    EXISTS (SELECT FROM copies WHERE due_at <= now()) AS copy
+    EXISTS (SELECT FROM copies WHERE due_at <= now()) AS copy,
+    EXISTS (SELECT FROM callbacks WHERE state = '{CallbackState.PENDING}' AND due_at <= now()) AS deliver
 """
 
 
 async def anything_due(db: Database) -> Row:
-    """One cheap look at all that may be owed: `submit`, `watch`, `copy`."""
+    """One cheap look at all that may be owed: `submit`, `watch`, `copy`, `deliver`."""
     row = await db.fetchrow(_ANYTHING_DUE)
     assert row is not None
     return row
@@ -238,7 +240,8 @@ async def end_the_oldest(db: Database, longest_seconds: float) -> None:
 
 
 async def tidy(db: Database, idempotency_days: float) -> None:
-    """Forget idempotency keys whose time is over, and waiters whose process is gone."""
+    """Forget idempotency keys whose time is over, waiters whose process is gone, uploads that never came."""
     while await db.execute(_FORGET, idempotency_days * 86_400, FORGET_AT_A_TIME) == f"DELETE {FORGET_AT_A_TIME}":
         continue
     await db.execute("DELETE FROM waiters WHERE until < now()")
+    await db.execute("DELETE FROM uploads WHERE sha256 IS NULL AND created_at < now() - interval '2 days'")

@@ -18,6 +18,24 @@ OURS = "roundtrip"
 
 _OPEN = ", ".join(repr(state.value) for state in OPEN_ATTEMPTS)
 
+# How long a callback waits for the copies of a job's files, so that it can name them.
+COPIES_WAIT_SECONDS = 30
+
+# In the statement that ends the job: a client who wants to be told of the end is told, whatever dies next.
+_CALLBACK = """, callback AS (
+    INSERT INTO callbacks (job_id, tenant_id, receiver, due_at, files_owed)
+    SELECT ended.job_id, ended.tenant_id,
+           coalesce(lower(substring(jobs.webhook_url FROM '^[^:/?#]+://[^/?#]+')), ''), {due_at}, {files_owed}
+    FROM ended JOIN jobs ON jobs.id = ended.job_id
+    WHERE jobs.webhook_url IS NOT NULL
+    RETURNING files_owed
+)"""
+_CALLBACK_NOW = _CALLBACK.format(due_at="now()", files_owed="0")
+_CALLBACK_AFTER_COPIES = _CALLBACK.format(
+    due_at=f"now() + make_interval(secs => {COPIES_WAIT_SECONDS})", files_owed="(SELECT count(*) FROM file)"
+)
+_TO_CALL = "EXISTS (SELECT FROM callback WHERE files_owed = 0) AS to_call"
+
 # $1 job, $2 attempt, $3 source, $4 ended status, $5 http status, $6 body, $7 error type, $8 error,
 # $9 text, $10 seed, $11 usage, $12 timings, $13 age, $14 request ID, $15 gateway ID,
 # $16 evidence headers, $17 evidence body, $18 evidence http status
@@ -69,11 +87,11 @@ WITH owner AS (
     SELECT job_id, $2::int4, $3::text, clock_timestamp() - make_interval(secs => $13::float8), $18::int2,
            $16::jsonb, $17::bytea, '{Verdict.APPLIED}'
     FROM ended WHERE $17::bytea IS NOT NULL
-){{files}}
-SELECT EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop, false AS again,
+){{files}}{{callback}}
+SELECT EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop, {_TO_CALL}, false AS again,
        (SELECT pg_notify('{{channel}}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
 FROM ended
-UNION ALL SELECT false, true, NULL FROM unseen
+UNION ALL SELECT false, false, true, NULL FROM unseen
 """
 
 _FILES = """, file AS (
@@ -89,7 +107,12 @@ _FILES = """, file AS (
 
 
 def _settle_statement(event: Event, *, files: bool) -> str:
-    return _SETTLE.format(guard=guard(event, "live_jobs.status"), files=_FILES if files else "", channel=CHANNEL)
+    return _SETTLE.format(
+        guard=guard(event, "live_jobs.status"),
+        files=_FILES if files else "",
+        callback=_CALLBACK_AFTER_COPIES if files else _CALLBACK_NOW,
+        channel=CHANNEL,
+    )
 
 
 _SETTLE_STATEMENTS = {
@@ -171,8 +194,9 @@ WITH ended AS (
     INSERT INTO job_events (job_id, event, status, attempt, note)
     -- Attempt 0: none of them ended it.
     SELECT job_id, $2::text, $2::text, CASE WHEN $7::bool THEN attempt ELSE 0 END, $6::text FROM ended
-)
-SELECT (SELECT pg_notify('{CHANNEL}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id)
+){_CALLBACK_NOW}
+SELECT {_TO_CALL},
+       (SELECT pg_notify('{CHANNEL}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
 FROM ended
 """
 
@@ -195,13 +219,13 @@ async def close(
     stopped: bool = False,
     asked: bool = False,
     as_of: Due | None = None,
-) -> bool:
-    """End a job by our own decision: a cancel, a deadline, a give-up. False: it had moved on, perhaps since `as_of`.
+) -> Row | None:
+    """End a job by our own decision: a cancel, a deadline, a give-up. None: it had moved on, perhaps since `as_of`.
 
     Unless the provider has `stopped` it, or was `asked` to, an attempt that it may have is left to be stopped.
     """
     statements = _CLOSE_ANYWAY if even_if_submitted else _CLOSE_UNSUBMITTED
-    row = await db.fetchrow(
+    return await db.fetchrow(
         statements[ending.event],
         job_id,
         MOVES[ending.event].target.value,
@@ -214,7 +238,6 @@ async def close(
         as_of.attempt if as_of else None,
         as_of.duty.value if as_of else None,
     )
-    return row is not None
 
 
 _CANCEL = f"""

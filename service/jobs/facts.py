@@ -9,7 +9,7 @@ from service.jobs.lifecycle import AttemptState, Duty, Event, OnDoubt, Source, S
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """`input` is JSON text, `metadata` a JSON object's text."""
+    """`input` is JSON text; `metadata` and `hints` are a JSON object's text."""
 
     id: UUID
     tenant_id: UUID
@@ -22,14 +22,17 @@ class NewJob:
     metadata: str = "{}"
     tags: Sequence[str] = ()
     retry_of: UUID | None = None
+    callback_format: str | None = None
+    hints: str = "{}"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
     """A job to be submitted now, as this attempt. `input` is JSON text.
 
-    `age` is the seconds since it was first offered, or since its provider last took nothing at all; `probe` that
-    its provider is paused and this job tries whether it still has to be.
+    `age` is the seconds since it was first offered, or since its provider last took nothing at all, `waited` those
+    since it was made; `probe` that its provider is paused and this job tries whether it still has to be. `hints` is a
+    JSON object's text, of headers that go on to the provider.
     """
 
     job_id: UUID
@@ -39,6 +42,8 @@ class Claim:
     priority: str
     age: float
     probe: bool = False
+    hints: str = "{}"
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

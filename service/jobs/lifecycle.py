@@ -35,6 +35,7 @@ class Move:
 
 
 LIVE = (Status.QUEUED, Status.SUBMITTED, Status.IN_PROGRESS)
+WAITING = (Status.QUEUED, Status.SUBMITTED)
 ENDED = (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
 
 # An end may come in any live state: a fast provider's webhook can outrun its own submit answer.

@@ -4,13 +4,14 @@ However news of a job reaches us (a webhook, a status poll, a submit's own answe
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 import structlog
 from uuid_utils.compat import uuid7
 
+from service.artifacts import inputs
 from service.catalog import Catalog
 from service.catalog import lift as lift_by_shape
 from service.catalog.base import Lifted
@@ -18,7 +19,7 @@ from service.context import Context
 from service.db import Database
 from service.errors import Conflict, IdempotencyMismatch, UnknownModel
 from service.jobs import endings, store
-from service.jobs.facts import Ending, Evidence, NewJob
+from service.jobs.facts import Due, Ending, Evidence, NewJob
 from service.jobs.lifecycle import Duty, Event, Status, Verdict
 from service.jsontext import NotJSON, encode, parse_loosely
 from service.queue import TaskName
@@ -37,23 +38,32 @@ CANCELLED = ending(Event.CANCELLED, 499, "client_cancelled", "The job was cancel
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """`created_at` is None when the job had been registered before."""
+    """`created_at` is None when the job had been registered before; `input` is what its row holds."""
 
     job_id: UUID
     created_at: datetime | None
+    input: str = ""
 
 
 def new_job_id() -> UUID:
     return uuid7()
 
 
-async def register(context: Context, job: NewJob, idempotency_key: str | None = None) -> Registered:
-    """Make the job durable, then wake a worker. Raises IdempotencyMismatch."""
+async def register(
+    context: Context, job: NewJob, idempotency_key: str | None = None, join_seconds: float | None = None
+) -> Registered:
+    """Make the job durable, then wake a worker. Raises IdempotencyMismatch.
+
+    Without a key, a request that was sent before, to the byte, within `join_seconds`, is that one.
+    """
+    fingerprint, lasts = fingerprint_of(job) if idempotency_key or join_seconds else b"", None
+    if idempotency_key is None and join_seconds:
+        idempotency_key, lasts = f"\njoin {fingerprint.hex()}", join_seconds
+    job = replace(job, input=await inputs.keep_files(context.db, context.storage, job.input))
     if idempotency_key is None:
         created_at: datetime | None = await store.register(context.db, job)
     else:
-        fingerprint = fingerprint_of(job)
-        while (created_at := await store.register_once(context.db, job, idempotency_key, fingerprint)) is None:
+        while (created_at := await store.register_once(context.db, job, idempotency_key, fingerprint, lasts)) is None:
             known = await store.find_idempotency_key(context.db, job.tenant_id, idempotency_key)
             if known is None:
                 continue  # It was forgotten between the two statements, so this is a first use again.
@@ -61,7 +71,7 @@ async def register(context: Context, job: NewJob, idempotency_key: str | None = 
                 raise IdempotencyMismatch
             return Registered(known[0], None)
     context.nudger.nudge(TaskName.SUBMIT)
-    return Registered(job.id, created_at)
+    return Registered(job.id, created_at, job.input)
 
 
 def fingerprint_of(job: NewJob) -> bytes:
@@ -75,6 +85,7 @@ def fingerprint_of(job: NewJob) -> bytes:
         job.deadline_seconds,
         job.metadata,
         list(job.tags),
+        *([job.callback_format] if job.callback_format else []),
     )
     return hashlib.sha256(encode(asked)).digest()
 
@@ -89,7 +100,28 @@ async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: E
         context.nudger.nudge(TaskName.COPY)
     if row["to_stop"]:
         context.nudger.nudge(TaskName.WATCH)
+    if row["to_call"]:
+        context.nudger.nudge(TaskName.DELIVER)
     return Verdict.APPLIED
+
+
+async def close(
+    context: Context,
+    job_id: UUID,
+    ended: Ending,
+    *,
+    even_if_submitted: bool = False,
+    as_of: Due | None = None,
+    stopped: bool = False,
+    asked: bool = False,
+) -> bool:
+    """End a job by our own decision, as `endings.close` does. False: it had moved on."""
+    row = await endings.close(
+        context.db, job_id, ended, even_if_submitted=even_if_submitted, as_of=as_of, stopped=stopped, asked=asked
+    )
+    if row is not None and row["to_call"]:
+        context.nudger.nudge(TaskName.DELIVER)
+    return row is not None
 
 
 def lift(catalog: Catalog, model: str, ended: Ending) -> Lifted:
@@ -111,7 +143,7 @@ async def cancel(context: Context, job_id: UUID) -> bool:
     duty = await endings.request_cancel(context.db, job_id)
     if duty is None:
         return False
-    if duty is not Duty.CLOSE or not await endings.close(context.db, job_id, CANCELLED):
+    if duty is not Duty.CLOSE or not await close(context, job_id, CANCELLED):
         context.nudger.nudge(TaskName.WATCH)
     return True
 
@@ -141,4 +173,4 @@ async def retry(context: Context, job: NewJob, old_status: str) -> Registered:
             raise Conflict("The job was deleted.")
         return Registered(made, None)
     context.nudger.nudge(TaskName.SUBMIT)
-    return Registered(job.id, created_at)
+    return Registered(job.id, created_at, job.input)

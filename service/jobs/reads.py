@@ -7,6 +7,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from service.db import Compiled, Database, Row
 from service.jobs.filters import JobFilter, by_place, narrow
+from service.jobs.lifecycle import WAITING, Duty
 from service.models import artifacts, attempts, jobs, live_jobs, outcomes, reports
 
 # What the column holds.
@@ -76,14 +77,22 @@ _summary = (
 
 async def find(db: Database, tenant_id: UUID, request_id: str) -> UUID | None:
     """A job by our ID, by the provider's request ID or by its gateway ID."""
-    try:
-        ours = UUID(request_id)
-    except ValueError:
-        ours = None
-    if ours is not None and str(ours) == request_id.lower():
+    if (ours := _our_id(request_id)) is not None:
         row = await db.fetchrow("SELECT id FROM jobs WHERE id = $1 AND tenant_id = $2", ours, tenant_id)
         if row is not None:
             return UUID(str(row["id"]))
+    return await _find_by_provider_id(db, tenant_id, request_id)
+
+
+def _our_id(request_id: str) -> UUID | None:
+    try:
+        ours = UUID(request_id)
+    except ValueError:
+        return None
+    return ours if str(ours) == request_id.lower() else None
+
+
+async def _find_by_provider_id(db: Database, tenant_id: UUID, request_id: str) -> UUID | None:
     if not request_id.isprintable():
         return None
     row = await db.fetchrow(
@@ -96,8 +105,51 @@ async def find(db: Database, tenant_id: UUID, request_id: str) -> UUID | None:
     return UUID(str(row["id"])) if row else None
 
 
+# How many jobs ahead of one in our own queue are counted, at most.
+MOST_AHEAD = 1_000
+
+_STATUS = f"""
+SELECT jobs.id, jobs.model, coalesce(outcomes.status, live_jobs.status) AS status,
+       coalesce(live_jobs.queue_position, CASE WHEN live_jobs.duty = '{Duty.SUBMIT}' THEN (
+           SELECT count(*) FROM (
+               SELECT FROM live_jobs ahead
+               WHERE ahead.duty = '{Duty.SUBMIT}' AND (ahead.rank, ahead.due_at) < (live_jobs.rank, live_jobs.due_at)
+               LIMIT {MOST_AHEAD}
+           ) AS counted
+       ) END) AS queue_position,
+       outcomes.http_status, outcomes.error, outcomes.error_type, outcomes.model_timings,
+       outcomes.received_at - outcomes.started_at AS ran
+FROM jobs
+LEFT JOIN live_jobs ON live_jobs.job_id = jobs.id
+LEFT JOIN outcomes ON outcomes.job_id = jobs.id
+WHERE jobs.id = $1 AND jobs.tenant_id = $2
+"""
+
+
+async def status_of(db: Database, tenant_id: UUID, request_id: str) -> Row | None:
+    """Where a job stands, by any of its IDs; by ours in one cheap statement, for those who ask again and again."""
+    ours = _our_id(request_id)
+    row = await db.fetchrow(_STATUS, ours, tenant_id) if ours else None
+    if row is None and (found := await _find_by_provider_id(db, tenant_id, request_id)):
+        row = await db.fetchrow(_STATUS, found, tenant_id)
+    return row
+
+
+async def waiting_jobs(db: Database, tenant_id: UUID, model: str, limit: int) -> int:
+    """How many jobs of a model the tenant has that have not started, counted up to `limit`."""
+    row = await db.fetchrow(
+        "SELECT count(*) FROM (SELECT FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id"
+        " WHERE live_jobs.tenant_id = $1 AND live_jobs.status = ANY ($2) AND jobs.model = $3 LIMIT $4) AS counted",
+        tenant_id,
+        [status.value for status in WAITING],
+        model,
+        limit,
+    )
+    return int(row["count"]) if row else 0
+
+
 _one = Compiled(
-    _summary.add_columns(jobs.c.input, outcomes.c.body).where(
+    _summary.add_columns(jobs.c.input, jobs.c.callback_format, jobs.c.hints, outcomes.c.body).where(
         jobs.c.id == bindparam("job_id", type_=Uuid), jobs.c.tenant_id == bindparam("tenant_id", type_=Uuid)
     )
 )
@@ -135,8 +187,8 @@ async def attempts_of(db: Database, job_id: UUID) -> list[Row]:
     return await db.fetch("SELECT * FROM attempts WHERE job_id = $1 ORDER BY number", job_id)
 
 
-async def events_of(db: Database, job_id: UUID) -> list[Row]:
-    return await db.fetch("SELECT * FROM job_events WHERE job_id = $1 ORDER BY id", job_id)
+async def events_of(db: Database, job_id: UUID, after: int = 0) -> list[Row]:
+    return await db.fetch("SELECT * FROM job_events WHERE job_id = $1 AND id > $2 ORDER BY id", job_id, after)
 
 
 _report = select(

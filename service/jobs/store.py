@@ -21,9 +21,9 @@ RANK = {"normal": 0, "low": 1}
 _INSERT_JOB = f"""
 job AS (
     INSERT INTO jobs (id, tenant_id, model, input, provider, priority, webhook_url, deadline_at, metadata, tags,
-                      retry_of)
+                      retry_of, callback_format, hints)
     SELECT $1::uuid, $2::uuid, $3::text, $4::text, $5::text, $6::text, $7::text,
-           now() + make_interval(secs => $8::float8), $9::jsonb, $10::text[], $11::uuid
+           now() + make_interval(secs => $8::float8), $9::jsonb, $10::text[], $11::uuid, $13::text, $14::jsonb
     {{only_if}}
     RETURNING id, tenant_id, deadline_at, created_at
 ), live AS (
@@ -38,11 +38,17 @@ SELECT created_at FROM job
 
 _REGISTER = "WITH " + _INSERT_JOB.format(only_if="")
 
-_REGISTER_ONCE = """
+# A key that lasts only $17 seconds is used anew after them, and before them if the job that it made has failed.
+_REGISTER_ONCE = f"""
 WITH first_use AS (
     INSERT INTO idempotency_keys (tenant_id, key, fingerprint, job_id)
-    VALUES ($2::uuid, $13::text, $14::bytea, $1::uuid)
-    ON CONFLICT DO NOTHING
+    VALUES ($2::uuid, $15::text, $16::bytea, $1::uuid)
+    ON CONFLICT (tenant_id, key) DO UPDATE SET job_id = excluded.job_id, created_at = excluded.created_at
+    WHERE $17::float8 IS NOT NULL AND (
+        idempotency_keys.created_at < now() - make_interval(secs => $17::float8)
+        OR EXISTS (SELECT FROM outcomes WHERE outcomes.job_id = idempotency_keys.job_id
+                   AND outcomes.status <> {target(Event.COMPLETED)})
+    )
     RETURNING job_id
 ), """ + _INSERT_JOB.format(only_if="FROM first_use")
 
@@ -63,6 +69,8 @@ def _job_values(job: NewJob) -> tuple[object, ...]:
         list(job.tags),
         job.retry_of,
         RANK[job.priority],
+        job.callback_format,
+        job.hints,
     )
 
 
@@ -73,9 +81,11 @@ async def register(db: Database, job: NewJob) -> datetime:
     return row["created_at"]  # type: ignore[no-any-return]
 
 
-async def register_once(db: Database, job: NewJob, key: str, fingerprint: bytes) -> datetime | None:
+async def register_once(
+    db: Database, job: NewJob, key: str, fingerprint: bytes, lasts_seconds: float | None = None
+) -> datetime | None:
     """As `register`, under an idempotency key. None: the key was used before."""
-    row = await db.fetchrow(_REGISTER_ONCE, *_job_values(job), key, fingerprint)
+    row = await db.fetchrow(_REGISTER_ONCE, *_job_values(job), key, fingerprint, lasts_seconds)
     return row["created_at"] if row else None
 
 
@@ -132,7 +142,8 @@ SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority,
                SELECT max(number) FROM attempts WHERE job_id = moved.job_id AND state = '{AttemptState.BLOCKED}'
            ), 0)
        ), 0) END::float8 AS age,
-       EXISTS (SELECT FROM probe) AS probe
+       EXISTS (SELECT FROM probe) AS probe,
+       jobs.hints, extract(epoch FROM now() - jobs.created_at)::float8 AS waited
 FROM moved JOIN jobs ON jobs.id = moved.job_id
 """
 

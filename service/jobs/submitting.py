@@ -1,15 +1,17 @@
 """From claim to answer: many jobs are taken at once, submitted at once, and their answers kept together."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import structlog
 
+from service.artifacts import inputs
 from service.batching import Batcher
 from service.context import Context
 from service.db import DatabaseAway, patiently
-from service.jobs import endings, guards, operations, pauses, store
+from service.errors import Unavailable
+from service.jobs import endings, guards, hints, operations, pauses, store
 from service.jobs.facts import Answer, Claim
 from service.jobs.lifecycle import AttemptState, Duty, Event, Verdict
 from service.providers.base import Accepted, Blocked, Refused, Rejected, SubmitAnswer, Unknown
@@ -31,6 +33,11 @@ LONGEST_BACKOFF_SECONDS = 60.0
 PATIENCE_SECONDS = 120.0
 
 
+TOO_LATE_TO_START = operations.ending(
+    Event.FAILED, 504, "request_timeout", "The job did not start within the time that its client gave it."
+)
+
+
 class Submitter:
     """The submissions of one worker process."""
 
@@ -49,9 +56,8 @@ class Submitter:
         return await store.claim(self._context.db, limit, lease, self._context.fal.name)
 
     async def _submit(self, claim: Claim) -> None:
-        sealer = await self._context.sealer()
-        webhook_url = self._context.settings.public_url + sealer.path(claim.job_id, claim.attempt, claim.model)
-        said = await self._context.fal.submit(claim.model, claim.input, webhook_url, claim.priority)
+        headers = hints.left_of(claim.hints, claim.waited)
+        said = Refused(TOO_LATE_TO_START.error or "") if headers is None else await self._offer(claim, headers)
         await patiently(partial(self._pause_or_resume, claim, said), PATIENCE_SECONDS)
         match said:
             case Rejected(ending=ending, evidence=evidence):
@@ -59,16 +65,26 @@ class Submitter:
                     partial(operations.end, self._context, claim.job_id, claim.attempt, claim.model, ending, evidence),
                     PATIENCE_SECONDS,
                 )
-            case Refused() if claim.age > self._context.settings.submit_retry_seconds:
+            case Refused() if headers is None or claim.age > self._context.settings.submit_retry_seconds:
                 await self._answers.put(self._answer(claim, said))
                 words = guards.storable(f"No provider took the job in time. {said.reason}") or ""
                 given_up = operations.ending(Event.FAILED, 503, "submission_refused", words)
-                await patiently(partial(endings.close, self._context.db, claim.job_id, given_up), PATIENCE_SECONDS)
+                given_up = TOO_LATE_TO_START if headers is None else given_up
+                await patiently(partial(operations.close, self._context, claim.job_id, given_up), PATIENCE_SECONDS)
             case _:
                 await self._answers.put(self._answer(claim, said))
                 if isinstance(said, Unknown) and said.evidence is not None:
                     kept = partial(endings.file_report, self._context.db, claim.job_id, claim.attempt, said.evidence)
                     await patiently(partial(kept, None, Verdict.INCONCLUSIVE), PATIENCE_SECONDS)
+
+    async def _offer(self, claim: Claim, headers: Mapping[str, str]) -> SubmitAnswer:
+        sealer = await self._context.sealer()
+        webhook_url = self._context.settings.public_url + sealer.path(claim.job_id, claim.attempt, claim.model)
+        try:
+            text = await inputs.whole(self._context.storage, claim.input)
+        except Unavailable as error:
+            return Refused(error.message)
+        return await self._context.fal.submit(claim.model, text, webhook_url, claim.priority, headers)
 
     async def _pause_or_resume(self, claim: Claim, said: SubmitAnswer) -> None:
         """Before the answer is kept: a job that was turned away is due again at once."""

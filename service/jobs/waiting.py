@@ -1,28 +1,41 @@
-"""Waiting for a job to change, on one LISTEN connection a process.
+"""Waiting for jobs to change, on one LISTEN connection and one statement a second for a whole process.
 
-A waiter leaves a row in `waiters`; the statement that ends a job notifies only jobs that have one, so
-that nobody pays for a notification that nobody hears. It is a hint: whoever waits looks again each second.
+Who waits leaves a row in `waiters`; the statements that end or start a job notify only jobs that have one, so that
+nobody pays for a notification that nobody hears. A notification is a hint and may be lost: once a second one
+statement looks at all jobs that this process waits for, and wakes whoever waits for one that is not as it was.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from time import monotonic
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 import structlog
 
-from service.db import AWAY, Database
+from service.db import AWAY, Database, DatabaseAway
 from service.jobs.guards import CHANNEL
 
 log = structlog.get_logger()
 
 LOOK_AGAIN_SECONDS = 1.0
 
+# A row among the waiters counts for so long, and is written anew in good time while somebody waits.
+LEASE_SECONDS = 90.0
+RENEW_SECONDS = 30.0
+
 _WAIT = """
-INSERT INTO waiters (job_id, until) VALUES ($1, now() + make_interval(secs => $2))
+INSERT INTO waiters (job_id, until)
+SELECT job_id, now() + make_interval(secs => $2) FROM unnest($1::uuid[]) AS asked (job_id) ORDER BY job_id
 ON CONFLICT (job_id) DO UPDATE SET until = greatest(waiters.until, excluded.until)
+"""
+
+_LOOK = """
+SELECT asked.job_id, live_jobs.status, live_jobs.queue_position,
+       (SELECT max(id) FROM job_events WHERE job_events.job_id = asked.job_id) AS last_event
+FROM unnest($1::uuid[]) AS asked (job_id) LEFT JOIN live_jobs ON live_jobs.job_id = asked.job_id
 """
 
 
@@ -30,6 +43,8 @@ class Waiting:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._events: dict[UUID, set[asyncio.Event]] = {}
+        self._seen: dict[UUID, tuple[object, ...]] = {}
+        self._renewed = monotonic()
         self.stopped = False
 
     def stop(self) -> None:
@@ -39,12 +54,13 @@ class Waiting:
             changed.set()
 
     @asynccontextmanager
-    async def on(self, job_id: UUID, seconds: float) -> AsyncGenerator[asyncio.Event]:
-        """An event that is set when the job has changed, for at most `seconds`."""
+    async def on(self, job_id: UUID) -> AsyncGenerator[asyncio.Event]:
+        """An event that is set when the job has changed. Look at the job after this began, then wait."""
         changed = asyncio.Event()
         self._events.setdefault(job_id, set()).add(changed)
         try:
-            await self._db.execute(_WAIT, job_id, seconds)
+            with suppress(DatabaseAway):  # Then nobody tells, and the look of every second has to do.
+                await self._db.execute(_WAIT, [job_id], LEASE_SECONDS)
             yield changed
         finally:
             others = self._events[job_id]
@@ -52,9 +68,12 @@ class Waiting:
             if not others:
                 del self._events[job_id]
 
-    def _heard(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
-        for changed in self._events.get(UUID(str(payload)), ()):
+    def _wake(self, job_id: UUID) -> None:
+        for changed in self._events.get(job_id, ()):
             changed.set()
+
+    def _heard(self, _connection: Any, _pid: int, _channel: str, payload: object) -> None:
+        self._wake(UUID(str(payload)))
 
     async def listen(self, database_url: str) -> None:
         """Runs until it is cancelled; a connection that is lost is made again."""
@@ -72,11 +91,36 @@ class Waiting:
                 log.warning("not listening: the database is away", error=repr(error))
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
+    async def look(self) -> None:
+        """Runs until it is cancelled: what no notification told is seen within a second or so."""
+        while True:
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
+            if self._events:
+                try:
+                    await self._look()
+                except DatabaseAway as error:
+                    log.warning("not looking: the database is away", error=repr(error.__cause__))
+                except Exception:
+                    log.exception("a look at the jobs that are waited for failed")
 
-async def wait_for(changed: asyncio.Event, seconds: float) -> None:
-    """Until the event is set, and no longer than the next look is due."""
+    async def _look(self) -> None:
+        waited_for = list(self._events)
+        if monotonic() - self._renewed > RENEW_SECONDS:
+            await self._db.execute(_WAIT, waited_for, LEASE_SECONDS)
+            self._renewed = monotonic()
+        before, self._seen = self._seen, {}
+        for job_id, *facts in await self._db.fetch(_LOOK, waited_for):
+            self._seen[job_id] = tuple(facts)
+            if before.get(job_id) != tuple(facts):
+                self._wake(job_id)
+
+
+async def wait_for(changed: asyncio.Event, seconds: float) -> bool:
+    """Until the event is set, or the time is over (False)."""
     try:
-        await asyncio.wait_for(changed.wait(), min(seconds, LOOK_AGAIN_SECONDS))
+        async with asyncio.timeout(seconds):
+            await changed.wait()
     except TimeoutError:
-        return
+        return False
     changed.clear()
+    return True

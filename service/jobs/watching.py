@@ -73,7 +73,7 @@ async def look(context: Context, job: Due) -> None:
         case Duty.ANSWER:
             await _worker_died(context, job)
         case Duty.CLOSE:
-            await endings.close(context.db, job.job_id, operations.CANCELLED if job.cancel_requested else TOO_LATE)
+            await operations.close(context, job.job_id, operations.CANCELLED if job.cancel_requested else TOO_LATE)
         case _ if job.past_deadline:
             await _too_late(context, job)
         case Duty.SETTLE:
@@ -93,12 +93,12 @@ async def _worker_died(context: Context, job: Due) -> None:
 
 async def _stayed_in_doubt(context: Context, job: Due) -> None:
     if job.cancel_requested:
-        await endings.close(context.db, job.job_id, operations.CANCELLED, even_if_submitted=True, as_of=job)
+        await operations.close(context, job.job_id, operations.CANCELLED, even_if_submitted=True, as_of=job)
     elif job.on_doubt is OnDoubt.FAIL or job.resubmissions >= MOST_RESUBMISSIONS:
         again = "" if job.resubmissions else " It was not submitted again, as its tenant wants it."
         words = f"The submission of the job was left without an answer, and no webhook came.{again}"
         given_up = operations.ending(Event.FAILED, 502, "submission_unknown", words)
-        await endings.close(context.db, job.job_id, given_up, even_if_submitted=True, as_of=job)
+        await operations.close(context, job.job_id, given_up, even_if_submitted=True, as_of=job)
     elif await due.submit_again(context.db, job):
         log.warning("submitting again after a lost answer", job_id=str(job.job_id), attempt=job.attempt)
         context.nudger.nudge(TaskName.SUBMIT)
@@ -112,8 +112,8 @@ async def _too_late(context: Context, job: Due) -> None:
         if answer == "over" and await _look_at(context, job, job.provider_request_id):
             return
     stopped, asked = answer == "removed", answer is not None
-    await endings.close(
-        context.db, job.job_id, TOO_LATE, even_if_submitted=True, as_of=job, stopped=stopped, asked=asked
+    await operations.close(
+        context, job.job_id, TOO_LATE, even_if_submitted=True, as_of=job, stopped=stopped, asked=asked
     )
 
 
@@ -136,8 +136,8 @@ async def _ask(context: Context, job: Due) -> None:
     if job.provider_request_id is None:
         return
     if job.cancel_requested and await _ask_to_stop(context, job, job.provider_request_id) == "removed":
-        await endings.close(
-            context.db, job.job_id, operations.CANCELLED, even_if_submitted=True, as_of=job, stopped=True
+        await operations.close(
+            context, job.job_id, operations.CANCELLED, even_if_submitted=True, as_of=job, stopped=True
         )
         return
     await _look_at(context, job, job.provider_request_id)
@@ -156,6 +156,6 @@ async def _act(context: Context, job: Due, look: Look) -> None:
             if await due.record_missing(context.db, job) >= context.settings.lost_after_seconds:
                 words = f"The provider no longer knows the request (HTTP {status})."
                 lost = operations.ending(Event.FAILED, 502, "provider_lost_request", words)
-                await endings.close(context.db, job.job_id, lost, even_if_submitted=True, as_of=job)
+                await operations.close(context, job.job_id, lost, even_if_submitted=True, as_of=job)
         case Silent(reason=reason):
             log.info("nothing learned from the provider", job_id=str(job.job_id), reason=reason)

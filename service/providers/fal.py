@@ -6,9 +6,8 @@ https://fal.ai/docs/documentation/model-apis/inference/queue and …/webhooks.
 
 import asyncio
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from time import time
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -18,6 +17,7 @@ import msgspec
 from service.jobs.facts import Ending, Evidence
 from service.jobs.lifecycle import Event, Source, Verdict
 from service.jsontext import NotJSON, encode, parse_loosely
+from service.network import retry_after
 from service.providers.base import (
     Accepted,
     Blocked,
@@ -48,6 +48,7 @@ LARGEST_ANSWER = 2**20
 RESULT_SECONDS = 60.0
 STATUS_IN_ERROR = re.compile(r"status code:? ([45]\d\d)\b")
 ENCODING_HEADERS = {b"content-encoding", b"content-length", b"transfer-encoding"}
+NO_HINTS: Mapping[str, str] = {}
 KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
 
 
@@ -141,10 +142,12 @@ class FalQueue:
         self._headers = {"accept": "application/json"} | ({"authorization": f"Key {key}"} if key else {})
         self._timeout = timeout
 
-    async def submit(self, model: str, input_text: str, webhook_url: str, priority: str) -> SubmitAnswer:
-        """POST the input once, without any retry of the client library's."""
+    async def submit(
+        self, model: str, input_text: str, webhook_url: str, priority: str, hints: Mapping[str, str] = NO_HINTS
+    ) -> SubmitAnswer:
+        """POST the input once, without any retry of the client library's. `hints` are further headers."""
         url = f"{self._base}/{model}?{urlencode({'fal_webhook': webhook_url})}"
-        headers = {"content-type": "application/json", "x-fal-queue-priority": priority}
+        headers = {**hints, "content-type": "application/json", "x-fal-queue-priority": priority}
         try:
             response = await self._exchange("POST", url, headers=headers, content=input_text.encode())
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
@@ -298,17 +301,6 @@ def read_result(response: httpx.Response, request_id: str, error: object) -> Obs
         return Silent(f"HTTP {status}")
     said = error if isinstance(error, str) else None
     return Ended(failure(status, body, said, response.headers.get("x-fal-error-type")), evidence)
-
-
-def retry_after(response: httpx.Response) -> float | None:
-    """Seconds that a `Retry-After` header asks for, as a number or as a date."""
-    value = response.headers.get("retry-after", "")
-    if value.isascii() and value.isdecimal():
-        return min(float(value), 86_400.0)
-    try:
-        return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), 86_400.0)
-    except (TypeError, ValueError):
-        return None
 
 
 def _origin_of(url: str) -> tuple[str, str] | None:

@@ -114,7 +114,17 @@ async def test_a_redirect_to_anything_but_http_is_refused(http: httpx.AsyncClien
 
 
 @pytest.mark.parametrize(
-    "url", ["", "file:///etc/passwd", "/etc/passwd", "http://", "http://[::1", "http://a:99999", "gopher://127.0.0.1"]
+    "url",
+    [
+        "",
+        "file:///etc/passwd",
+        "/etc/passwd",
+        "http://",
+        "http://[::1",
+        "http://a:99999",
+        "gopher://127.0.0.1",
+        "http://xn--n3h.example/",
+    ],
 )
 async def test_an_address_that_is_not_http_is_refused(http: httpx.AsyncClient, url: str) -> None:
     assert not (await failure(http, url)).retryable

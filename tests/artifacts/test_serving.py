@@ -57,12 +57,26 @@ async def test_a_picture_is_shown_and_a_browser_may_keep_it(tmp_path: Path) -> N
     assert re.fullmatch(r'"[0-9a-f]{64}"', response.headers["etag"])
 
 
+OCTETS = "application/octet-stream"
+
+
 @pytest.mark.parametrize(
-    "kind", ["text/html", "image/svg+xml", "image/bmp", "application/pdf", "application/octet-stream"]
+    ("kind", "served"),
+    [
+        ("text/html", OCTETS),
+        ("image/svg+xml", OCTETS),
+        ("application/xhtml+xml", OCTETS),
+        ("text/javascript", OCTETS),
+        (OCTETS, OCTETS),
+        ("text/plain", "text/plain"),
+        ("image/bmp", "image/bmp"),
+        ("application/pdf", "application/pdf"),
+        ("video/mp4", "video/mp4"),
+    ],
 )
-async def test_everything_else_is_saved_and_not_shown(tmp_path: Path, kind: str) -> None:
+async def test_everything_else_is_saved_and_not_shown(tmp_path: Path, kind: str, served: str) -> None:
     response, _ = await serve(tmp_path, kind=kind, name="page.html")
-    assert response.headers["content-type"] == "application/octet-stream"
+    assert response.headers["content-type"] == served
     assert response.headers["content-disposition"] == 'attachment; filename="page.html"'
 
 

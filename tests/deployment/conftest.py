@@ -1,6 +1,5 @@
-"""Brokers that only some machines have: without them a test is skipped aloud, or fails where all must run."""
+"""Brokers that only some machines have."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,16 +9,7 @@ import pytest
 
 from tests.deployment import compose
 from tests.deployment.brokers import EPMD, RABBITMQ_SERVER, REDIS_SERVER, Broker, RabbitMQ, Redis
-
-
-def require(*programs: str) -> None:
-    missing = [program for program in programs if shutil.which(program) is None]
-    if not missing:
-        return
-    words = f"{', '.join(missing)} not installed: run scripts/install-test-servers as root"
-    if os.environ.get("ROUNDTRIP_TEST_ALL") == "1":
-        pytest.fail(words)
-    pytest.skip(words)
+from tests.requiring import require
 
 
 @pytest.fixture(scope="module")

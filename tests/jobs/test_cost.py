@@ -7,6 +7,7 @@ from uuid import UUID
 
 import pytest
 
+from service.callbacks.delivering import Deliverer
 from service.context import Context
 from service.db import Database, Row
 from service.jobs import due, operations
@@ -29,6 +30,10 @@ class Counting(Database):
     async def fetchrow(self, sql: str, *values: Any) -> Row | None:
         self.statements += 1
         return await super().fetchrow(sql, *values)
+
+    async def fetch_in_turn(self, turn: int, sql: str, *values: Any) -> list[Row]:
+        self.statements += 1
+        return await super().fetch_in_turn(turn, sql, *values)
 
     async def execute(self, sql: str, *values: Any) -> str:
         self.statements += 1
@@ -74,6 +79,33 @@ async def test_many_jobs_share_their_claims_and_their_answers(counted: tuple[Con
     assert 3 + 2 <= submitted < len(jobs)
 
 
+async def test_a_callback_costs_no_statement_before_its_time(
+    counted: tuple[Context, Counting], tenant: UUID, nudges: list[TaskName]
+) -> None:
+    context, db = counted
+    job = making.new_job(tenant, webhook_url="https://hooks.example/x")
+    await operations.register(context, job)
+    await Submitter(context).drain()
+    await end_all(context, [job.id])
+    context.nudger.close()
+    assert (db.statements, nudges) == (4, [TaskName.SUBMIT, TaskName.DELIVER])
+
+
+@pytest.mark.parametrize("number", [1, 64])
+async def test_callbacks_share_all_but_the_record_of_their_tries(
+    counted: tuple[Context, Counting], tenant: UUID, number: int
+) -> None:
+    context, db = counted
+    for port in range(number):
+        await making.ended(context.db, tenant, webhook_url=f"http://127.0.0.1:{2_000 + port}/nobody-may-go-there")
+    deliverer = Deliverer(context)
+    await context.callback_keys.signer(context.db)
+    before = db.statements
+    await deliverer.pump.drain()
+    # Two more for the secret that is read once a process; with all slots taken, a last take finds nothing.
+    assert db.statements - before == 3 + number + 2 + (number == 64)
+
+
 async def test_an_idempotency_key_costs_no_further_statement(counted: tuple[Context, Counting], tenant: UUID) -> None:
     context, db = counted
     await operations.register(context, making.new_job(tenant), "order-1")
@@ -83,4 +115,4 @@ async def test_an_idempotency_key_costs_no_further_statement(counted: tuple[Cont
 async def test_a_sweep_with_nothing_to_do_is_one_statement(counted: tuple[Context, Counting]) -> None:
     context, db = counted
     owed = await due.anything_due(context.db)
-    assert (dict(owed), db.statements) == ({"submit": False, "watch": False, "copy": False}, 1)
+    assert (dict(owed), db.statements) == (dict.fromkeys(("submit", "watch", "copy", "deliver"), False), 1)

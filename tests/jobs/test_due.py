@@ -244,11 +244,13 @@ async def test_a_look_is_brought_forward_for_the_attempt_that_is_meant(
 
 
 async def test_one_look_sees_all_that_is_owed(db: Database, tenant: UUID) -> None:
-    assert dict(await due.anything_due(db)) == {"submit": False, "watch": False, "copy": False}
+    assert dict(await due.anything_due(db)) == {"submit": False, "watch": False, "copy": False, "deliver": False}
     claim = await making.submitted(db, tenant)
     await making.make_due(db, claim.job_id)
     await making.queued(db, tenant)
-    assert dict(await due.anything_due(db)) == {"submit": True, "watch": True, "copy": False}
+    owing = await making.queued(db, tenant, webhook_url="https://hooks.example/x")
+    assert await endings.close(db, owing, operations.CANCELLED)
+    assert dict(await due.anything_due(db)) == {"submit": True, "watch": True, "copy": False, "deliver": True}
 
 
 @pytest.mark.parametrize("why", ["deadline", "cancel", "stop"])
@@ -262,7 +264,7 @@ async def test_one_look_sees_what_is_to_be_closed_and_stopped(db: Database, tena
         claim = await making.claimed(db, tenant, deadline_seconds=3600.0)
         await store.record_answers(db, [making.refused(claim, delay=600.0)])
         await db.execute("UPDATE live_jobs SET deadline_at = now() - interval '1 ms', due_at = now() + interval '1 h'")
-    assert dict(await due.anything_due(db)) == {"submit": False, "watch": True, "copy": False}
+    assert dict(await due.anything_due(db)) == {"submit": False, "watch": True, "copy": False, "deliver": False}
 
 
 # Attempts that the provider still has

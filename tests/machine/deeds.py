@@ -15,7 +15,7 @@ from service.jobs.facts import Answer, Claim, Due, Evidence, NewJob
 from service.jobs.lifecycle import AttemptState, Duty, OnDoubt, Source, Verdict
 from service.jobs.submitting import Submitter
 from service.providers.fal import failure
-from service.tenants import set_on_doubt
+from service.tenants import set_wishes
 from service.webhooks.replaying import replay
 from tests import making
 from tests.machine.account import Account
@@ -54,7 +54,7 @@ class Deeds:
         self.seen: dict[UUID, Seen] = {}
         self.tenant = world.run(making.make_tenant(self.db, "ours"))
         self.doubtful = world.run(making.make_tenant(self.db, "doubtful"))
-        world.run(set_on_doubt(self.db, "doubtful", OnDoubt.FAIL))
+        world.run(set_wishes(self.db, "doubtful", OnDoubt.FAIL))
         self.checked = True
 
     def run(self, work: Coroutine[Any, Any, Item]) -> Item:

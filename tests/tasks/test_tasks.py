@@ -49,7 +49,7 @@ async def all_done(tasks: ModuleType) -> None:
     """Wait until the pumps of the process have nothing in hand."""
 
     async def drain(worker: Worker) -> None:
-        for pump in (worker.submitting, worker.watching, worker.copying):
+        for pump in (worker.submitting, worker.watching, worker.copying, worker.delivering):
             await pump.drain()
 
     await run(lambda: tasks.runtime.run(drain))
@@ -98,6 +98,17 @@ async def test_the_copy_task_wakes_the_copies(
     assert await making.count(context.db, "blobs") == 1
 
 
+async def test_the_deliver_task_wakes_the_callbacks(tasks: ModuleType, context: Context, tenant: UUID) -> None:
+    """Here nobody lets callbacks go to the loopback, so that the try is a failed one."""
+    await making.ended(context.db, tenant, webhook_url="http://127.0.0.1:9/hook")
+    await run(tasks.deliver_callbacks)
+
+    async def one_was_tried() -> bool:
+        return await making.count(context.db, "callback_tries") == 1
+
+    await making.until(one_was_tried)
+
+
 @pytest.mark.parametrize("name", ["submit_jobs", "sweep"])
 async def test_no_task_waits_for_the_provider(
     tasks: ModuleType, context: Context, tenant: UUID, provider: Provider, name: str
@@ -135,7 +146,8 @@ async def test_the_tidy_task_forgets(tasks: ModuleType, context: Context) -> Non
 
 
 async def test_a_task_without_work_does_nothing(tasks: ModuleType, context: Context, provider: Provider) -> None:
-    for task in (tasks.submit_jobs, tasks.watch_jobs, tasks.copy_files, tasks.sweep, tasks.tidy):
+    each = (tasks.submit_jobs, tasks.watch_jobs, tasks.copy_files, tasks.deliver_callbacks, tasks.sweep, tasks.tidy)
+    for task in each:
         await run(task)
     await all_done(tasks)
     assert provider.calls == []
@@ -153,33 +165,40 @@ class Woken:
 
 def with_idle_pumps(context: Context) -> Worker:
     worker = Worker(context)
-    worker.submitting, worker.watching, worker.copying = Woken(), Woken(), Woken()  # type: ignore[assignment]
+    for name in PUMPS:
+        setattr(worker, name, Woken())
     return worker
 
 
-def woken(worker: Worker) -> tuple[int, int, int]:
-    return tuple(pump.times for pump in (worker.submitting, worker.watching, worker.copying))  # type: ignore
+PUMPS = ("submitting", "watching", "copying", "delivering", "delivering_slowly")
+
+
+def woken(worker: Worker) -> tuple[int, ...]:
+    return tuple(getattr(worker, name).times for name in PUMPS)
 
 
 @pytest.mark.parametrize(
     ("owed", "which"),
     [
-        ("nothing", (0, 0, 0)),
-        ("a submission", (1, 0, 0)),
-        ("a look", (0, 1, 0)),
-        ("a close", (0, 1, 0)),
-        ("a stop", (0, 1, 0)),
-        ("a copy", (0, 0, 1)),
+        ("nothing", (0, 0, 0, 0, 0)),
+        ("a submission", (1, 0, 0, 0, 0)),
+        ("a look", (0, 1, 0, 0, 0)),
+        ("a close", (0, 1, 0, 0, 0)),
+        ("a stop", (0, 1, 0, 0, 0)),
+        ("a copy", (0, 0, 1, 0, 0)),
+        ("a callback", (0, 0, 0, 1, 1)),
     ],
 )
 async def test_the_sweep_wakes_whom_something_is_owed_by(
-    tasks: ModuleType, context: Context, tenant: UUID, owed: str, which: tuple[int, int, int]
+    tasks: ModuleType, context: Context, tenant: UUID, owed: str, which: tuple[int, ...]
 ) -> None:
     db = context.db
     if owed == "a submission":
         await making.queued(db, tenant)
     elif owed == "a close":
         await endings.request_cancel(db, await making.queued(db, tenant))
+    elif owed == "a callback":
+        await making.ended(db, tenant, webhook_url="https://hooks.example/x")
     elif owed != "nothing":
         claim = await making.submitted(db, tenant)
         if owed == "a look":

@@ -1,0 +1,117 @@
+"""Data URIs of inputs: out of the row, into the store, and whole again for the provider."""
+
+import base64
+import json
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+
+from service.artifacts import inputs
+from service.context import Context
+from service.db import Database
+from service.errors import Unavailable
+from service.jobs import operations
+from service.jobs.submitting import Submitter
+from tests import making
+from tests.api.asking import asked, picture
+
+PNG = f"data:image/png;base64,{base64.b64encode(picture(7)).decode()}"
+
+
+async def kept(context: Context, text: str) -> str:
+    return await inputs.keep_files(context.db, context.storage, text)
+
+
+async def there_and_back(context: Context, text: str) -> str:
+    return await inputs.whole(context.storage, await kept(context, text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"image_url": PNG, "prompt": "What?"}),
+        json.dumps({"image_urls": [PNG, "https://example.com/a.png", PNG]}),
+        '{ "n": 1.50,\t"image_url" : "PNG" , "x": {"y": ["PNG"]}}'.replace("PNG", PNG),
+        json.dumps({"image_url": PNG.replace("image/png", "application/x-any;charset=utf-8")}),
+        json.dumps({"image_url": PNG.replace("data:image/png", "DATA:")}),
+        json.dumps({"prompt": 'a "quoted" \\ text with data:image/png;base64,AAAA in it', "image_url": PNG}),
+    ],
+)
+async def test_what_comes_back_is_what_was_sent(context: Context, text: str) -> None:
+    stored = await kept(context, text)
+    assert len(stored) < len(text)
+    assert await inputs.whole(context.storage, stored) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"image_url": "https://example.com/a.png;base64,"}),
+        json.dumps({"image_url": "data:image/png,plain"}),
+        json.dumps({"image_url": "data:image/png;base64,AAA"}),
+        json.dumps({"image_url": "data:image/png;base64,AAB="}),  # Its last bits are lost in decoding.
+        json.dumps({"image_url": "data:image/png;base64,"}),
+        json.dumps({"image_url": "data:image/png;base64,A\u00e9=="}),
+        json.dumps({PNG: "a name is no file"}),
+        json.dumps({"prompt": f'"{PNG}"'}),
+    ],
+)
+async def test_what_would_not_come_back_stays_where_it_is(context: Context, text: str) -> None:
+    assert await kept(context, text) == text
+
+
+async def test_escaped_slashes_are_slashes(context: Context) -> None:
+    text = json.dumps({"image_url": PNG}).replace("/", "\\/")
+    assert json.loads(await there_and_back(context, text)) == {"image_url": PNG}
+    assert PNG[30:] not in (await kept(context, text)).replace("\\/", "/")
+
+
+async def test_the_row_names_the_file_and_the_answer_its_address(
+    client: httpx.AsyncClient, db: Database, nobody: httpx.AsyncClient
+) -> None:
+    registered = await client.post("/v1/jobs", json=asked(input={"image_url": PNG, "prompt": "What?"}))
+    job = (await client.get(f"/v1/jobs/{registered.json()['request_id']}")).json()
+    row = await db.fetchrow("SELECT input FROM jobs")
+    assert row is not None
+    assert PNG[30:] not in row["input"]
+    assert registered.json()["input"] == job["input"]
+    file = await nobody.get(job["input"]["image_url"])
+    assert (file.content, file.headers["content-type"]) == (picture(7), "image/png")
+
+
+async def test_the_provider_gets_the_data_uri(client: httpx.AsyncClient, context: Context, provider: Any) -> None:
+    text = f'{{"image_url": "{PNG}",  "prompt": "What?"}}'
+    body = f'{{"model": "fal-ai/llava-next", "input": {text}}}'
+    assert (await client.post("/v1/jobs", content=body)).status_code == 202
+    await Submitter(context).drain()
+    assert [call.body.decode() for call in provider.submissions] == [text]
+
+
+async def test_a_key_knows_the_request_as_it_was_sent(context: Context, tenant: UUID) -> None:
+    text = json.dumps({"image_url": PNG, "prompt": "What?"})
+    jobs = [making.new_job(tenant, input=text) for _ in range(2)]
+    first, second = [await operations.register(context, job, "order-1") for job in jobs]
+    assert (second.job_id, second.created_at) == (first.job_id, None)
+
+
+async def test_a_file_that_is_gone_lets_the_job_wait(context: Context, tenant: UUID, provider: Any) -> None:
+    job_id = await making.queued(context.db, tenant, input='{"image_url": "\\u0000%s data:;base64,"}' % ("0" * 64))
+    with pytest.raises(Unavailable):
+        await inputs.whole(context.storage, '"\\u0000%s data:;base64,"' % ("0" * 64))
+    await Submitter(context).drain()
+    assert provider.submissions == []
+    assert await making.status(context.db, job_id) == "queued"
+
+
+async def test_no_client_can_name_a_file_that_is_not_his(client: httpx.AsyncClient, db: Database) -> None:
+    forged = '{"model": "fal-ai/llava-next", "input": {"image_url": "https://a.example", "prompt": "%s"}}'
+    for text in ("\\u0000%s data:,", "\\\\u0000%s data:,"):
+        response = await client.post("/v1/jobs", content=forged % (text % ("0" * 64)))
+        if response.status_code == 202:
+            job = (await client.get(f"/v1/jobs/{response.json()['request_id']}")).json()
+            assert job["input"]["prompt"] == json.loads(f'"{text}"') % ("0" * 64)
+        else:
+            assert response.status_code == 422
+    assert await making.count(db, "jobs") == 1

@@ -169,8 +169,11 @@ live_jobs = Table(
     Column("started_at", Moment),
     Column("deadline_at", Moment),
     Column("cancel_requested_at", Moment),
-    # Since when the provider says that it does not know the request.
+    # For how long it was put off in all because nobody took it. A pause, or workers that are away, do not count.
+    Column("refused_seconds", Double, nullable=False, server_default=text("0")),
+    # Since when, and how often, the provider says that it does not know the request.
     Column("missing_since", Moment),
+    Column("missing_times", SmallInteger, nullable=False, server_default=text("0")),
     one_of("status", LIVE),
     one_of("duty", Duty),
     Index("ix_live_jobs_to_submit", "rank", "due_at", postgresql_where=text("duty = 'submit'")),
@@ -184,7 +187,7 @@ live_jobs = Table(
 )
 
 # One submission to one provider, written before the provider is called. `resubmitted_at` is set when its answer
-# was lost and the job was submitted again: the one way to pay twice, so nothing clears it.
+# was lost and the job is submitted again: the one way to pay twice, so nothing clears it.
 attempts = Table(
     "attempts",
     metadata,
@@ -233,6 +236,9 @@ reports = Table(
     Column("headers", JSONB(none_as_null=True), nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("verdict", Text, nullable=False),
+    # A poll that hears the same words again is counted here.
+    Column("times", Integer, nullable=False, server_default=text("1")),
+    Column("last_received_at", Moment),
     one_of("source", Source),
     one_of("verdict", Verdict),
     Index("ix_reports_job_id", "job_id"),

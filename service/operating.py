@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from service.local.console import data_option, database_of, end, settings_of, show_table
+from service.local.console import data_option, database_of, end, printable, settings_of, show_table
 
 if TYPE_CHECKING:
     from service.db import Database
@@ -207,9 +207,10 @@ def replay_webhook(report_id: int, apply: bool, data: Path | None) -> None:
     from service.catalog import Catalog
     from service.webhooks.replaying import NoSuchReport, replay
 
-    catalog = Catalog(settings_of(data).models)
+    settings = settings_of(data)
+    catalog, user_id = Catalog(settings.models), settings.fal_user_id
     try:
-        replayed = with_database(data, lambda db: replay(db, catalog, report_id, apply=apply))
+        replayed = with_database(data, lambda db: replay(db, catalog, report_id, user_id=user_id, apply=apply))
     except NoSuchReport:
         end(f"there is no report {report_id}", 1)
     for line in account_of(replayed, applied=apply):
@@ -248,8 +249,7 @@ def _words(value: object) -> str:
     """Text of strangers on one line, without what a terminal would obey."""
     if value is None:
         return ""
-    text = str(value)[:200]
-    return ": " + "".join(letter if letter.isprintable() else " " for letter in text)
+    return ": " + printable(str(value)[:200])
 
 
 @click.group()

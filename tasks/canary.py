@@ -58,7 +58,10 @@ class Canary:
         pause = threading.Event()
         sending: threading.Thread | None = None
         while not pause.wait(self._seconds):
-            watched.renew()
+            try:
+                watched.renew()
+            except OSError as error:  # There is no room for a process now; the next time there may be.
+                log.warning("no watchdog can be started", error=repr(error))
             if self._kind not in FORGETFUL or (sending is not None and sending.is_alive()):
                 # A broker that does not answer holds the thread that sends, not this one.
                 watched.say(ALIVE)

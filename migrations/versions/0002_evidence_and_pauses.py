@@ -43,7 +43,13 @@ VERDICTS = (
 def upgrade() -> None:
     op.add_column("tenants", sa.Column("on_doubt", sa.Text(), server_default=sa.text("'resubmit'"), nullable=False))
     op.create_check_constraint(op.f("ck_tenants_on_doubt_known"), "tenants", one_of("on_doubt", ("resubmit", "fail")))
+    op.add_column("live_jobs", sa.Column("refused_seconds", sa.Double(), server_default=sa.text("0"), nullable=False))
     op.add_column("live_jobs", sa.Column("missing_since", sa.DateTime(timezone=True)))
+    op.add_column(
+        "live_jobs", sa.Column("missing_times", sa.SmallInteger(), server_default=sa.text("0"), nullable=False)
+    )
+    op.add_column("reports", sa.Column("times", sa.Integer(), server_default=sa.text("1"), nullable=False))
+    op.add_column("reports", sa.Column("last_received_at", sa.DateTime(timezone=True)))
     op.create_table(
         "provider_pauses",
         sa.Column("provider", sa.Text(), nullable=False),
@@ -65,7 +71,11 @@ def downgrade() -> None:
     replace_check("reports", "source", SOURCES[1:4])
     replace_check("attempts", "state", tuple(state for state in STATES if state != "blocked"))
     op.drop_table("provider_pauses")
+    op.drop_column("reports", "last_received_at")
+    op.drop_column("reports", "times")
+    op.drop_column("live_jobs", "missing_times")
     op.drop_column("live_jobs", "missing_since")
+    op.drop_column("live_jobs", "refused_seconds")
     op.drop_constraint(op.f("ck_tenants_on_doubt_known"), "tenants")
     op.drop_column("tenants", "on_doubt")
 
@@ -75,8 +85,7 @@ def one_of(column: str, words: tuple[str, ...]) -> str:
 
 
 def replace_check(table: str, column: str, words: tuple[str, ...]) -> None:
-    """First not valid and then validated: so writers wait for neither."""
+    """Rows from before hold words that the new check has too, so they are not read through under its lock."""
     name = f"ck_{table}_{column}_known"
     op.drop_constraint(op.f(name), table)
     op.execute(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK ({one_of(column, words)}) NOT VALID")
-    op.execute(f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}")

@@ -10,8 +10,11 @@ from service.requests import answer, authenticate
 
 
 async def list_providers(request: Request) -> Response:
-    await authenticate(request, "read")
+    """What a provider said of the account is for administrators."""
+    caller = await authenticate(request, "read")
     context: Context = request.state.context
     paused = {row["provider"]: row for row in await pauses(context.db)}
     names = [context.fal.name]
-    return answer({"providers": [rendering.provider(name, paused.get(name)) for name in names]})
+    return answer(
+        {"providers": [rendering.provider(name, paused.get(name), words=caller.may("admin")) for name in names]}
+    )

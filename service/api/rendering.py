@@ -175,10 +175,11 @@ def callback(url: str, row: Row | None, tries: Sequence[Row]) -> Callback:
     )
 
 
-def provider(name: str, pause: Row | None) -> Provider:
+def provider(name: str, pause: Row | None, *, words: bool) -> Provider:
     if pause is None:
         return Provider(name, "open", None, None, None, None)
-    return Provider(name, "paused", pause["reason"], pause["http_status"], pause["paused_at"], pause["probe_at"])
+    reason, status = (pause["reason"], pause["http_status"]) if words else (None, None)
+    return Provider(name, "paused", reason, status, pause["paused_at"], pause["probe_at"])
 
 
 def event(row: Row) -> Event:

@@ -185,13 +185,18 @@ class Event(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """A piece of news of a job: how it came, what was made of it, and its bytes' length and SHA-256."""
+    """A piece of news of a job: how it came, what was made of it, and its bytes' length and SHA-256.
+
+    Polls that bring the same words one after another are one piece, with `times` and `last_received_at`.
+    """
 
     id: int
     attempt: int
     source: Literal["submit", "webhook", "status", "result", "cancel"]
     received_at: datetime
     verdict: str
+    times: int
+    last_received_at: datetime | None
     http_status: int | None
     headers: dict[str, Any]
     size: int

@@ -10,7 +10,7 @@ MEANING = {
     Status.IN_PROGRESS: "the provider said that it is being worked on",
     Status.COMPLETED: "the model's output is kept",
     Status.FAILED: "the model, the provider or a deadline ended it; the words are kept",
-    Status.CANCELLED: "somebody asked for its end, and it is proven",
+    Status.CANCELLED: "somebody asked for it: the provider stopped it or never had it, or an administrator forced it",
 }
 ATTEMPTS = {
     AttemptState.SUBMITTING: "written before the first byte goes out",

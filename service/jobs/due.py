@@ -62,8 +62,7 @@ WITH moved AS (
     RETURNING job_id, status, attempt
 ), tried AS (
     UPDATE attempts
-    SET state = $6::text, error = coalesce(error, $7),
-        resubmitted_at = CASE WHEN $6::text = '{AttemptState.ABANDONED}' THEN clock_timestamp() END
+    SET state = $6::text, error = coalesce(error, $7)
     FROM moved WHERE attempts.job_id = moved.job_id AND attempts.number = moved.attempt
 ), noted AS (
     INSERT INTO job_events (job_id, event, status, attempt, note)
@@ -111,7 +110,7 @@ WITH was AS (
     UPDATE live_jobs
     SET status = CASE WHEN $3 AND {guard(Event.STARTED, "was.status")} THEN {target(Event.STARTED)} ELSE was.status END,
         started_at = CASE WHEN $3 THEN coalesce(started_at, clock_timestamp()) ELSE started_at END,
-        queue_position = $4, missing_since = NULL
+        queue_position = $4, missing_since = NULL, missing_times = 0
     FROM was WHERE live_jobs.job_id = was.job_id
     RETURNING live_jobs.job_id, live_jobs.status, live_jobs.attempt,
               $3 AND {guard(Event.STARTED, "was.status")} AS started
@@ -130,15 +129,76 @@ async def record_progress(db: Database, due: Due, *, running: bool, queue_positi
 
 
 _MISSING = """
-UPDATE live_jobs SET missing_since = coalesce(missing_since, now()) WHERE job_id = $1 AND attempt = $2
-RETURNING extract(epoch FROM now() - missing_since)::float8 AS seconds
+UPDATE live_jobs
+SET missing_since = coalesce(missing_since, now()), missing_times = least(missing_times + 1, 32767)
+WHERE job_id = $1 AND attempt = $2
+RETURNING now() - missing_since >= make_interval(secs => $3) AND missing_times >= $4 AS lost
+"""
+
+# A gateway may look in the wrong place now and then.
+FEWEST_DENIALS = 3
+
+
+async def record_missing(db: Database, due: Due, grace_seconds: float) -> bool:
+    """The provider says that it does not know the request. Returns whether it has said so for long, and often."""
+    row = await db.fetchrow(_MISSING, due.job_id, due.attempt, grace_seconds, FEWEST_DENIALS)
+    return row is not None and bool(row["lost"])
+
+
+_NAMED = f"""
+WITH owner AS (
+    SELECT job_id, status FROM live_jobs WHERE job_id = $1 AND attempt = $2 FOR UPDATE
+), tried AS (
+    UPDATE attempts
+    SET provider_request_id = $3,
+        gateway_request_id = nullif($4::text, $3),
+        state = CASE WHEN state IN ('{AttemptState.AMBIGUOUS}', '{AttemptState.ABANDONED}')
+                     THEN '{AttemptState.SUBMITTED}' ELSE state END
+    FROM owner
+    WHERE attempts.job_id = owner.job_id AND attempts.number = $2 AND attempts.provider_request_id IS NULL
+      AND NOT EXISTS (SELECT FROM attempts other WHERE other.provider_request_id = $3)
+    RETURNING attempts.job_id, attempts.number, attempts.state
+), moved AS (
+    UPDATE live_jobs
+    SET duty = '{Duty.REPORT}', due_at = now(),
+        status = CASE WHEN {guard(Event.ACCEPTED, "live_jobs.status")}
+                      THEN {target(Event.ACCEPTED)} ELSE live_jobs.status END
+    FROM tried WHERE live_jobs.job_id = tried.job_id AND tried.state = '{AttemptState.SUBMITTED}'
+    RETURNING live_jobs.job_id, live_jobs.status, live_jobs.attempt
+), noted AS (
+    INSERT INTO job_events (job_id, event, status, attempt)
+    SELECT job_id, '{Event.ACCEPTED}', status, attempt FROM moved
+)
+SELECT job_id FROM tried
 """
 
 
-async def record_missing(db: Database, due: Due) -> float:
-    """The provider says that it does not know the request. Returns for how many seconds it has said so."""
-    row = await db.fetchrow(_MISSING, due.job_id, due.attempt)
-    return float(row["seconds"]) if row else 0.0
+async def record_name(db: Database, job_id: UUID, attempt: int, request_id: str, gateway_id: str | None) -> bool:
+    """A signed webhook without an end says by what name the provider has an attempt whose answer was lost.
+
+    It is in doubt no more: the provider can be asked. False: it has a name, or that one is another attempt's.
+    """
+    return await db.fetchrow(_NAMED, job_id, attempt, request_id, gateway_id) is not None
+
+
+_FOUND = f"""
+WITH moved AS (
+    UPDATE live_jobs
+    SET duty = '{Duty.REPORT}', due_at = now(),
+        status = CASE WHEN {guard(Event.ACCEPTED)} THEN {target(Event.ACCEPTED)} ELSE status END
+    WHERE job_id = $1 AND attempt = $2 AND duty = $3
+    RETURNING job_id, status, attempt
+), tried AS (
+    UPDATE attempts SET state = '{AttemptState.SUBMITTED}'
+    FROM moved WHERE attempts.job_id = moved.job_id AND attempts.number = moved.attempt
+)
+INSERT INTO job_events (job_id, event, status, attempt) SELECT job_id, '{Event.ACCEPTED}', status, attempt FROM moved
+"""
+
+
+async def ask_instead(db: Database, due: Due) -> None:
+    """The answer to a submission was lost, but a webhook told its name: let the provider be asked."""
+    await db.execute(_FOUND, due.job_id, due.attempt, due.duty.value)
 
 
 async def look_now(db: Database, job_id: UUID, attempt: int) -> bool:

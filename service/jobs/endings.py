@@ -275,12 +275,26 @@ _VERDICT = f"""coalesce(
     (SELECT {{or_else}} FROM attempts WHERE job_id = $1 AND number = $2),
     '{Verdict.UNKNOWN}')"""
 
-# A live job that it did not end is one whose attempt bears another request ID.
+# A live job that it did not end is one whose attempt bears another request ID. Of polls that bring the same words one
+# after another the first is kept, and how often they came.
 _FILE_REPORT = f"""
-INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
-SELECT $1, $2, $6, clock_timestamp() - make_interval(secs => $7), $8, $9::jsonb, $10,
-       coalesce($11::text, {_VERDICT.format(or_else=repr(Verdict.FOREIGN.value))})
-RETURNING verdict
+WITH last AS (
+    SELECT id, http_status, body FROM reports
+    WHERE $11::text IN ('{Verdict.NOTED}', '{Verdict.INCONCLUSIVE}') AND job_id = $1 AND attempt = $2 AND source = $6
+    ORDER BY id DESC LIMIT 1
+), again AS (
+    UPDATE reports SET times = times + 1, last_received_at = clock_timestamp()
+    FROM last
+    WHERE reports.id = last.id AND last.http_status = $8 AND last.body = $10 AND reports.verdict = $11
+    RETURNING reports.verdict
+), filed AS (
+    INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
+    SELECT $1, $2, $6, clock_timestamp() - make_interval(secs => $7), $8, $9::jsonb, $10,
+           coalesce($11::text, {_VERDICT.format(or_else=repr(Verdict.FOREIGN.value))})
+    WHERE NOT EXISTS (SELECT FROM again)
+    RETURNING verdict
+)
+SELECT verdict FROM filed UNION ALL SELECT verdict FROM again
 """
 
 

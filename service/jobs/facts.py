@@ -30,9 +30,9 @@ class NewJob:
 class Claim:
     """A job to be submitted now, as this attempt. `input` is JSON text.
 
-    `age` is the seconds since it was first offered, or since its provider last took nothing at all, `waited` those
-    since it was made; `probe` that its provider is paused and this job tries whether it still has to be. `hints` is a
-    JSON object's text, of headers that go on to the provider.
+    `refused_seconds` is how long it has been put off for refusals, `waited` the seconds since it was made; `probe`
+    that its provider is paused and this job tries whether it still has to be. `hints` is a JSON object's text, of
+    headers that go on to the provider.
     """
 
     job_id: UUID
@@ -40,7 +40,7 @@ class Claim:
     model: str
     input: str
     priority: str
-    age: float
+    refused_seconds: float
     probe: bool = False
     hints: str = "{}"
     waited: float = 0.0

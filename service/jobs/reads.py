@@ -199,6 +199,8 @@ _report = select(
     reports.c.http_status,
     reports.c.headers,
     reports.c.verdict,
+    reports.c.times,
+    reports.c.last_received_at,
     func.length(reports.c.body).label("size"),
     func.encode(func.sha256(reports.c.body), "hex").label("sha256"),
 )

@@ -127,21 +127,20 @@ WITH probe AS (
     UPDATE live_jobs
     SET duty = '{Duty.ANSWER}', attempt = live_jobs.attempt + 1, due_at = now() + make_interval(secs => $2)
     FROM picked WHERE live_jobs.job_id = picked.job_id
-    RETURNING live_jobs.job_id, live_jobs.attempt, live_jobs.status
+    RETURNING live_jobs.job_id, live_jobs.attempt, live_jobs.status, live_jobs.refused_seconds
 ), tried AS (
     INSERT INTO attempts (job_id, number, provider, state)
     SELECT job_id, attempt, $3, '{AttemptState.SUBMITTING}' FROM moved
+), repeated AS (
+    UPDATE attempts SET resubmitted_at = clock_timestamp()
+    FROM moved
+    WHERE moved.attempt > 1 AND attempts.job_id = moved.job_id AND attempts.number = moved.attempt - 1
+      AND attempts.state = '{AttemptState.ABANDONED}'
 ), noted AS (
     INSERT INTO job_events (job_id, event, status, attempt)
     SELECT job_id, '{AttemptState.SUBMITTING}', status, attempt FROM moved
 )
-SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority,
-       CASE WHEN moved.attempt = 1 THEN 0 ELSE coalesce((
-           SELECT extract(epoch FROM now() - min(claimed_at)) FROM attempts
-           WHERE job_id = moved.job_id AND number > coalesce((
-               SELECT max(number) FROM attempts WHERE job_id = moved.job_id AND state = '{AttemptState.BLOCKED}'
-           ), 0)
-       ), 0) END::float8 AS age,
+SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority, moved.refused_seconds,
        EXISTS (SELECT FROM probe) AS probe,
        jobs.hints, extract(epoch FROM now() - jobs.created_at)::float8 AS waited
 FROM moved JOIN jobs ON jobs.id = moved.job_id
@@ -170,16 +169,22 @@ WITH said AS (
         duty = CASE WHEN said.duty = '{Duty.SUBMIT}' AND live_jobs.cancel_requested_at IS NOT NULL
                     THEN '{Duty.CLOSE}' ELSE said.duty END,
         queue_position = said.queue_position,
+        refused_seconds = live_jobs.refused_seconds
+                          + CASE WHEN said.state = '{AttemptState.REFUSED}' THEN said.delay ELSE 0 END,
         due_at = CASE WHEN live_jobs.cancel_requested_at IS NOT NULL AND said.duty <> '{Duty.SETTLE}' THEN now()
                       ELSE least(now() + make_interval(secs => said.delay), live_jobs.deadline_at) END
     FROM said
     WHERE live_jobs.job_id = said.job_id AND live_jobs.attempt = said.attempt
-      AND live_jobs.duty IN ('{Duty.ANSWER}', '{Duty.SETTLE}')
+      AND (live_jobs.duty IN ('{Duty.ANSWER}', '{Duty.SETTLE}')
+           -- It was given up, and is not submitted again yet: the provider has it after all.
+           OR said.state = '{AttemptState.SUBMITTED}' AND live_jobs.duty IN ('{Duty.SUBMIT}', '{Duty.CLOSE}'))
     RETURNING live_jobs.job_id, live_jobs.attempt, live_jobs.status, said.state, said.error,
               live_jobs.cancel_requested_at
 ), tried AS (
     UPDATE attempts
     SET state = CASE WHEN attempts.state IN ('{AttemptState.SUBMITTING}', '{AttemptState.AMBIGUOUS}')
+                          OR EXISTS (SELECT FROM moved WHERE moved.job_id = said.job_id
+                                     AND attempts.state = '{AttemptState.ABANDONED}')
                      THEN said.state ELSE attempts.state END,
         provider_request_id = coalesce(attempts.provider_request_id, said.request_id),
         gateway_request_id = coalesce(attempts.gateway_request_id, nullif(said.gateway_id, said.request_id)),

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
+from time import monotonic
 
 import structlog
 
@@ -44,6 +45,7 @@ class Submitter:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._answers = Batcher(self._keep, whole=(DatabaseAway,))
+        self._accepted_at = 0.0
         self.pump = Pump("submission", self._claim, self._submit, slots=SLOTS)
 
     async def drain(self) -> None:
@@ -56,16 +58,17 @@ class Submitter:
         return await store.claim(self._context.db, limit, lease, self._context.fal.name)
 
     async def _submit(self, claim: Claim) -> None:
-        headers = hints.left_of(claim.hints, claim.waited)
+        begun, headers = monotonic(), hints.left_of(claim.hints, claim.waited)
         said = Refused(TOO_LATE_TO_START.error or "") if headers is None else await self._offer(claim, headers)
-        await patiently(partial(self._pause_or_resume, claim, said), PATIENCE_SECONDS)
+        if isinstance(said, Blocked):
+            said = await patiently(partial(self._turned_away, said, begun), PATIENCE_SECONDS)
         match said:
             case Rejected(ending=ending, evidence=evidence):
                 await patiently(
                     partial(operations.end, self._context, claim.job_id, claim.attempt, claim.model, ending, evidence),
                     PATIENCE_SECONDS,
                 )
-            case Refused() if headers is None or claim.age > self._context.settings.submit_retry_seconds:
+            case Refused() if headers is None or claim.refused_seconds >= self._context.settings.submit_retry_seconds:
                 await self._answers.put(self._answer(claim, said))
                 words = guards.storable(f"No provider took the job in time. {said.reason}") or ""
                 given_up = operations.ending(Event.FAILED, 503, "submission_refused", words)
@@ -76,6 +79,10 @@ class Submitter:
                 if isinstance(said, Unknown) and said.evidence is not None:
                     kept = partial(endings.file_report, self._context.db, claim.job_id, claim.attempt, said.evidence)
                     await patiently(partial(kept, None, Verdict.INCONCLUSIVE), PATIENCE_SECONDS)
+        if isinstance(said, Accepted | Rejected):
+            self._accepted_at = monotonic()
+            if claim.probe:
+                await patiently(self._resume, PATIENCE_SECONDS)
 
     async def _offer(self, claim: Claim, headers: Mapping[str, str]) -> SubmitAnswer:
         sealer = await self._context.sealer()
@@ -86,16 +93,21 @@ class Submitter:
             return Refused(error.message)
         return await self._context.fal.submit(claim.model, text, webhook_url, claim.priority, headers)
 
-    async def _pause_or_resume(self, claim: Claim, said: SubmitAnswer) -> None:
-        """Before the answer is kept: a job that was turned away is due again at once."""
-        db, provider = self._context.db, self._context.fal.name
-        match said:
-            case Blocked(reason=reason, http_status=status):
-                if await pauses.pause(db, provider, reason, status):
-                    log.error("the provider takes nothing from this account; it is paused", reason=reason)
-            case Accepted() | Rejected() if claim.probe and await pauses.resume(db, provider, by_probe=True):
-                log.warning("the provider takes jobs again; its pause is over", provider=provider)
-                self._context.nudger.nudge(TaskName.SUBMIT)
+    async def _turned_away(self, said: Blocked, begun: float) -> Blocked | Refused:
+        """Pause the provider, before the answer is kept: the job is due again at once.
+
+        If another job was accepted meanwhile, the account is not what is wrong, and only this one was refused.
+        """
+        if self._accepted_at > begun:
+            return Refused(said.reason, said.http_status)
+        if await pauses.pause(self._context.db, self._context.fal.name, said.reason, said.http_status):
+            log.error("the provider takes nothing from this account; it is paused", reason=said.reason)
+        return said
+
+    async def _resume(self) -> None:
+        if await pauses.resume(self._context.db, self._context.fal.name, by_probe=True):
+            log.warning("the provider takes jobs again; its pause is over", provider=self._context.fal.name)
+            self._context.nudger.nudge(TaskName.SUBMIT)
 
     def _answer(self, claim: Claim, said: Accepted | Refused | Blocked | Unknown) -> Answer:
         """What a provider's answer means for the attempt, and what is owed next."""
@@ -116,8 +128,10 @@ class Submitter:
                     queue_position=said.queue_position,
                 )
             case Refused():
-                left = max(0.0, settings.submit_retry_seconds - claim.age)
-                delay = max(backoff(claim.attempt), min(said.retry_after or 0.0, left))
+                left = max(0.0, settings.submit_retry_seconds - claim.refused_seconds)
+                # Spread out, or all that were refused together would come back together.
+                asked = (said.retry_after or 0.0) * random.uniform(1.0, 1.25)
+                delay = max(backoff(claim.attempt), min(asked, left))
                 state, duty = AttemptState.REFUSED, Duty.SUBMIT
             case Blocked():
                 delay, state, duty = 0.0, AttemptState.BLOCKED, Duty.SUBMIT

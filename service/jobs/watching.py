@@ -85,15 +85,28 @@ async def look(context: Context, job: Due) -> None:
 TOO_LATE = operations.ending(Event.FAILED, 504, "deadline_exceeded", "The job did not end before its deadline.")
 
 
+CANCELLED_IN_DOUBT = operations.ending(
+    Event.CANCELLED,
+    499,
+    "cancelled_in_doubt",
+    "The job was cancelled. Its submission was left without an answer, so its provider may have run it.",
+)
+
+
 async def _worker_died(context: Context, job: Due) -> None:
     """Its submission may have gone out: from here on it is in doubt, until its webhook comes."""
+    if job.provider_request_id is not None:
+        await due.ask_instead(context.db, job)
+        return
     log.warning("a submission was left without an answer", job_id=str(job.job_id), attempt=job.attempt)
     await due.doubt(context.db, job, max(1.0, context.settings.ambiguous_seconds - job.since_claim))
 
 
 async def _stayed_in_doubt(context: Context, job: Due) -> None:
-    if job.cancel_requested:
-        await operations.close(context, job.job_id, operations.CANCELLED, even_if_submitted=True, as_of=job)
+    if job.provider_request_id is not None:
+        await due.ask_instead(context.db, job)
+    elif job.cancel_requested:
+        await operations.close(context, job.job_id, CANCELLED_IN_DOUBT, even_if_submitted=True, as_of=job)
     elif job.on_doubt is OnDoubt.FAIL or job.resubmissions >= MOST_RESUBMISSIONS:
         again = "" if job.resubmissions else " It was not submitted again, as its tenant wants it."
         words = f"The submission of the job was left without an answer, and no webhook came.{again}"
@@ -127,8 +140,8 @@ async def _ask_to_stop(context: Context, job: Due, request_id: str) -> CancelAns
 async def _look_at(context: Context, job: Due, request_id: str) -> bool:
     """Act on what the provider says. Returns whether that was an end."""
     look = await context.fal.look(job.model, request_id, job.status_url, job.response_url)
-    await _keep(context, job, *look.heard)
     await _act(context, job, look)
+    await _keep(context, job, *look.heard)
     return isinstance(look.seen, Ended)
 
 
@@ -153,9 +166,10 @@ async def _act(context: Context, job: Due, look: Look) -> None:
             await due.record_progress(context.db, job, running=True, queue_position=None)
         case Missing(http_status=status):
             # One such answer proves little: a gateway may have looked in the wrong place.
-            if await due.record_missing(context.db, job) >= context.settings.lost_after_seconds:
+            if await due.record_missing(context.db, job, context.settings.lost_after_seconds):
                 words = f"The provider no longer knows the request (HTTP {status})."
                 lost = operations.ending(Event.FAILED, 502, "provider_lost_request", words)
+                lost = operations.CANCELLED if job.cancel_requested else lost
                 await operations.close(context, job.job_id, lost, even_if_submitted=True, as_of=job)
         case Silent(reason=reason):
             log.info("nothing learned from the provider", job_id=str(job.job_id), reason=reason)

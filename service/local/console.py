@@ -44,8 +44,14 @@ def database_of(data: Path | None) -> Iterator[str]:
         yield url
 
 
-def show_table(rows: Sequence[Sequence[str]]) -> None:
-    """The first row is the heading."""
+def printable(text: str) -> str:
+    """Text of strangers on one line, without what a terminal would obey."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def show_table(table: Sequence[Sequence[str]]) -> None:
+    """The first row is the heading. Words of strangers may stand in it."""
+    rows = [[printable(word) for word in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         click.echo("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip())

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from service.bodies import read_body
 from service.context import Context
 from service.errors import SignatureRejected, UnsupportedMedia
-from service.jobs import due, endings, operations
+from service.jobs import due, endings, guards, operations
 from service.jobs.facts import Evidence
 from service.jobs.lifecycle import Source, Verdict
 from service.jsontext import encode
@@ -74,6 +74,7 @@ async def _apply(
             age=perf_counter() - started,
         )
 
+    envelope = None
     try:
         envelope = read_envelope(body)
         if envelope.request_id != signed.request_id:
@@ -86,6 +87,9 @@ async def _apply(
     else:
         return await operations.end(context, job_id, attempt, model, ending, evidence(envelope))
     filed = await endings.file_report(context.db, job_id, attempt, evidence(), None, verdict)
-    if await due.look_now(context.db, job_id, attempt):
+    # Signed for our sealed address: whatever the body lacks, the provider has this attempt, and calls it so.
+    gateway_id = guards.storable(envelope.gateway_request_id, guards.NAME_EXCERPT) if envelope else None
+    named = await due.record_name(context.db, job_id, attempt, signed.request_id, gateway_id)
+    if named or await due.look_now(context.db, job_id, attempt):
         context.nudger.nudge(TaskName.WATCH)
     return filed

@@ -42,8 +42,13 @@ class NoSuchReport(LookupError):
     pass
 
 
-async def replay(db: Database, catalog: Catalog, report_id: int, *, apply: bool = False) -> Replay:
-    """Raises NoSuchReport. What has ended stays as it is: only a live job can be ended by its report."""
+async def replay(
+    db: Database, catalog: Catalog, report_id: int, *, user_id: str | None = None, apply: bool = False
+) -> Replay:
+    """Raises NoSuchReport. What has ended stays as it is: only a live job can be ended by its report.
+
+    Its signature was checked when it came; `user_id` is the account that alone counts now, if one is set.
+    """
     report = await db.fetchrow(
         "SELECT reports.*, jobs.model FROM reports LEFT JOIN jobs ON jobs.id = reports.job_id WHERE reports.id = $1",
         report_id,
@@ -51,7 +56,8 @@ async def replay(db: Database, catalog: Catalog, report_id: int, *, apply: bool 
     if report is None:
         raise NoSuchReport(report_id)
     headers: dict[str, Any] = json.loads(report["headers"])
-    said = read(report, headers)
+    strange = report["source"] == Source.WEBHOOK and user_id not in {None, headers.get("user_id")}
+    said = Verdict.FOREIGN if strange else read(report, headers)
     if isinstance(said, Verdict):
         return Replay(report, None, Lifted(), said, ())
     request_id, lifted = headers.get("request_id"), operations.lift(catalog, report["model"] or "", said)

@@ -54,9 +54,20 @@ async def test_an_end_by_poll_has_both_of_its_witnesses(context: Context, tenant
     provider.ended(Reply(200, making.CAT))
     assert await look(context, claim.job_id) == "completed"
     assert await heard(context, claim.job_id) == [
-        ("status", "noted", b'{"status": "COMPLETED"}'),
         ("result", "applied", making.CAT),
+        ("status", "noted", b'{"status": "COMPLETED"}'),
     ]
+
+
+async def test_the_same_words_again_are_counted(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await with_provider(context, tenant, provider)
+    waiting, running = reply({"status": "IN_QUEUE"}, 202), reply({"status": "IN_PROGRESS"}, 202)
+    provider.status = says(waiting, waiting, waiting, running, running, waiting)
+    for _ in range(6):
+        await look(context, claim.job_id)
+    rows = await making.reports(context.db, claim.job_id)
+    assert [(row["times"], row["body"]) for row in rows] == [(3, waiting.body), (2, running.body), (1, waiting.body)]
+    assert [row["last_received_at"] is None for row in rows] == [False, False, True]
 
 
 @pytest.mark.parametrize("result", [reply({"detail": "Oops"}, 503), reply({"detail": "Not found"}, 404)])

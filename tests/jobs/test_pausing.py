@@ -12,7 +12,8 @@ from service.jobs import pauses
 from service.jobs.submitting import Submitter
 from service.jobs.watching import watch
 from tests import making
-from tests.provider import Provider, Reply, reply, says
+from tests.conftest import MakeClient
+from tests.provider import Call, Provider, Reply, reply, says
 
 BAD_KEY = reply({"detail": "invalid key credentials"}, 401)
 LOCKED = reply({"detail": "User is locked. Reason: Exhausted balance. Top up your balance."}, 403)
@@ -92,18 +93,51 @@ async def test_an_answer_that_says_nothing_of_the_account_ends_no_pause(
 async def test_the_time_of_a_pause_does_not_count_against_a_job(
     context: Context, tenant: UUID, provider: Provider
 ) -> None:
-    provider.submit = says(BAD_KEY)
+    provider.submit = says(reply({"detail": "Later"}, 503))
     job_id = await making.queued(context.db, tenant)
     await submit_all(context)
+    await pauses.pause(context.db, "fal", "Bad key.", 401)
     await making.make_older(context.db, job_id, 2 * context.settings.submit_retry_seconds)
-    provider.submit = says(reply({"detail": "Later"}, 503))
     await pauses.resume(context.db, "fal")
-    await submit_all(context)
-    assert await making.status(context.db, job_id) == "queued"
-    await making.make_older(context.db, job_id, 2 * context.settings.submit_retry_seconds)
     await making.make_due(context.db, job_id)
     await submit_all(context)
-    assert await making.status(context.db, job_id) == "failed"
+    assert await making.status(context.db, job_id) == "queued"
+
+
+async def test_a_job_that_was_refused_for_too_long_is_given_up(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    provider.submit = says(reply({"detail": "Later"}, 429, retry_after="1000000"))
+    job_id = await making.queued(context.db, tenant)
+    for expected in ("queued", "failed"):
+        await making.make_due(context.db, job_id)
+        await submit_all(context)
+        assert await making.status(context.db, job_id) == expected
+    row = await making.outcome(context.db, job_id)
+    assert row is not None
+    assert row["error_type"] == "submission_refused"
+
+
+async def test_one_job_that_is_turned_away_among_others_pauses_nothing(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    """The account is not what is wrong with it."""
+    good_is_in = asyncio.Event()
+
+    async def choosy(call: Call) -> Reply:
+        if call.path != "/acme/locked":
+            answer = await provider.accept(call)
+            asyncio.get_running_loop().call_later(0.2, good_is_in.set)
+            return answer
+        await good_is_in.wait()
+        return BAD_KEY
+
+    provider.submit = choosy
+    bad = await making.queued(context.db, tenant, model="acme/locked")
+    await making.queued(context.db, tenant)
+    await submit_all(context)
+    assert await pauses.pauses(context.db) == []
+    assert await states(context, [bad]) == [["refused"]]
 
 
 async def test_without_a_job_to_try_the_probe_waits_for_one(context: Context, tenant: UUID, provider: Provider) -> None:
@@ -136,7 +170,7 @@ async def test_a_pause_by_hand_is_ended_by_hand_only(context: Context, tenant: U
 
 
 async def test_it_is_said_to_clients_operators_and_machines(
-    context: Context, client: httpx.AsyncClient, nobody: httpx.AsyncClient
+    context: Context, client: httpx.AsyncClient, nobody: httpx.AsyncClient, make_client: MakeClient
 ) -> None:
     assert (await client.get("/v1/providers")).json()["providers"][0]["state"] == "open"
     assert await pauses.pause(context.db, "fal", "HTTP 401: <b>who?</b>", 401)
@@ -144,7 +178,10 @@ async def test_it_is_said_to_clients_operators_and_machines(
     [told] = (await client.get("/v1/providers")).json()["providers"]
     assert (told["name"], told["state"], told["reason"]) == ("fal", "paused", "HTTP 401: <b>who?</b>")
     assert told["next_try_at"] > told["paused_at"]
+    reader = await make_client(scopes=("read",))
+    [told] = (await reader.get("/v1/providers")).json()["providers"]
+    assert (told["state"], told["reason"], told["http_status"]) == ("paused", None, None)
     assert 'roundtrip_provider_paused{provider="fal"} 1.0' in (await nobody.get("/metrics")).text
     page = (await nobody.get("/dashboard")).text
     assert "fal is paused" in page
-    assert "<b>" not in page
+    assert "who?" not in page

@@ -213,7 +213,7 @@ async def test_a_result_that_is_no_json_is_kept_as_a_json_string(
     provider.ended(Reply(200, body, {"content-type": "text/plain"}))
     assert await look(context, claim.job_id) == "completed"
     row = await making.outcome(context.db, claim.job_id)
-    _, report = await making.reports(context.db, claim.job_id)
+    report, _ = await making.reports(context.db, claim.job_id)
     assert row is not None
     assert json.loads(row["body"]) == body.decode("utf-8", "replace")
     assert (report["body"], report["verdict"]) == (body, "applied")
@@ -319,6 +319,71 @@ async def make_missing_for(context: Context, job_id: UUID, seconds: float) -> No
     await context.db.execute(
         "UPDATE live_jobs SET missing_since = now() - make_interval(secs => $2) WHERE job_id = $1", job_id, seconds
     )
+
+
+async def test_two_denials_are_not_enough_however_far_apart(context: Context, tenant: UUID, provider: Provider) -> None:
+    claim = await with_provider(context, tenant, provider)
+    provider.status = says(reply({"detail": "Request not found"}, 404))
+    await look(context, claim.job_id)
+    await make_missing_for(context, claim.job_id, 10 * context.settings.lost_after_seconds)
+    assert await look(context, claim.job_id) == "submitted"
+    assert await look(context, claim.job_id) == "failed"
+
+
+async def test_a_cancelled_job_that_the_provider_lost_is_cancelled(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claim = await with_provider(context, tenant, provider)
+    await endings.request_cancel(context.db, claim.job_id)
+    provider.cancel = says(reply({"detail": "Request not found"}, 404))
+    provider.status = says(reply({"detail": "Request not found"}, 404))
+    for _ in range(2):
+        assert await look(context, claim.job_id) == "submitted"
+    await make_missing_for(context, claim.job_id, context.settings.lost_after_seconds)
+    assert await look(context, claim.job_id) == "cancelled"
+
+
+@pytest.mark.parametrize("payload", [{"payload_error": "Too large."}, {"status": "WHAT"}], ids=["no end", "unreadable"])
+async def test_a_webhook_without_an_end_names_a_submission_that_is_in_doubt(
+    context: Context, tenant: UUID, provider: Provider, poster: Poster, payload: dict[str, str]
+) -> None:
+    """Its provider has it: to submit it again would pay for it twice."""
+    provider.submit = says(None)
+    job_id = await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    url = context.settings.public_url + poster.sealer.path(job_id, 1, making.MODEL)
+    await poster.post(url, "r-1", b"null", **payload)
+    assert await making.states(context.db, job_id) == ["submitted…"]
+    provider.ended(Reply(200, making.CAT))
+    await watch(context)
+    assert await making.status(context.db, job_id) == "completed"
+    assert len(provider.submissions) == 1
+
+
+async def test_it_does_so_while_the_submission_is_on_its_way(
+    context: Context, tenant: UUID, provider: Provider, poster: Poster
+) -> None:
+    claim = await making.claimed(context.db, tenant)
+    url = context.settings.public_url + poster.sealer.path(claim.job_id, 1, making.MODEL)
+    await poster.post(url, "r-1", b"null", payload_error="Too large.")
+    provider.ended(Reply(200, making.CAT))
+    assert await look(context, claim.job_id) == "submitted"
+    assert await look(context, claim.job_id) == "completed"
+    assert await making.events(context.db, claim.job_id) == ["registered", "submitting", "accepted", "completed"]
+
+
+async def test_an_acceptance_that_comes_before_the_next_submission_prevents_it(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    claim = await making.claimed(context.db, tenant)
+    for _ in range(2):
+        assert await look(context, claim.job_id) == "queued"
+    assert await making.states(context.db, claim.job_id) == ["abandoned…"]
+    await store.record_answers(context.db, [making.accepted(claim, "r-1")])
+    await Submitter(context).drain()
+    assert provider.submissions == []
+    [attempt] = await making.attempts(context.db, claim.job_id)
+    assert (attempt["state"], attempt["resubmitted_at"]) == ("submitted", None)
 
 
 async def test_a_request_that_is_found_again_has_the_whole_time_anew(

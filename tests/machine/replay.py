@@ -52,15 +52,16 @@ def _follow(history: History, word: str, number: int) -> None:
             before = history.attempts.get(number - 1, "refused")
             assert before in OVER, f"a new attempt after {before}"
             history.attempts[number] = word
+            history.resubmissions += before == "abandoned"
         case "accepted" | "refused" | "blocked" | "ambiguous":
-            assert state in {"submitting", "ambiguous"}, f"{word} after {state}"
+            given_up = word == "accepted" and state == "abandoned"
+            assert given_up or state in {"submitting", "ambiguous"}, f"{word} after {state}"
             history.attempts[number] = ANSWERS[word]
             if word == "accepted" and history.status == "queued":
                 history.status = "submitted"
         case "abandoned":
             assert state == "ambiguous", f"{word} after {state}"
             history.attempts[number] = word
-            history.resubmissions += 1
         case "started":
             assert state == "submitted", f"{word} after {state}"
             assert not history.started, "started twice"

@@ -183,7 +183,7 @@ WITH said AS (
 ), tried AS (
     UPDATE attempts
     SET state = CASE WHEN attempts.state IN ('{AttemptState.SUBMITTING}', '{AttemptState.AMBIGUOUS}')
-                          OR EXISTS (SELECT FROM moved WHERE moved.job_id = said.job_id
+                          OR EXISTS (SELECT FROM moved WHERE moved.job_id = said.job_id AND moved.attempt = said.attempt
                                      AND attempts.state = '{AttemptState.ABANDONED}')
                      THEN said.state ELSE attempts.state END,
         provider_request_id = coalesce(attempts.provider_request_id, said.request_id),

@@ -85,13 +85,24 @@ async def test_an_answer_that_comes_after_the_doubt_ends_it(db: Database, tenant
     assert (await only_attempt(db, claim.job_id))["provider_request_id"] == "late"
 
 
-async def test_an_answer_to_an_attempt_that_was_given_up_changes_no_status(db: Database, tenant: UUID) -> None:
+async def test_an_acceptance_of_an_attempt_that_was_given_up_still_counts(db: Database, tenant: UUID) -> None:
     claim = await in_doubt(db, tenant)
     assert await due.submit_again(db, await taken(db, claim.job_id))
     await store.record_answers(db, [making.accepted(claim, "very-late")])
     attempt = await only_attempt(db, claim.job_id)
+    assert await facts(db, claim.job_id) == ("submitted", "report", 1)
+    assert (attempt["state"], attempt["provider_request_id"]) == ("submitted", "very-late")
+
+
+@pytest.mark.parametrize("said", [making.refused, making.ambiguous])
+async def test_another_answer_to_it_changes_nothing(
+    db: Database, tenant: UUID, said: Callable[[making.Claim], Answer]
+) -> None:
+    claim = await in_doubt(db, tenant)
+    assert await due.submit_again(db, await taken(db, claim.job_id))
+    await store.record_answers(db, [said(claim)])
     assert await facts(db, claim.job_id) == ("queued", "submit", 1)
-    assert (attempt["state"], attempt["provider_request_id"]) == ("abandoned", "very-late")
+    assert (await only_attempt(db, claim.job_id))["state"] == "abandoned"
 
 
 async def test_an_answer_to_an_older_attempt_leaves_the_newer_alone(db: Database, tenant: UUID) -> None:

@@ -211,14 +211,14 @@ BUGS = {
             "_RECORD_ANSWERS",
             ("SET state = CASE WHEN attempts.state IN ('submitting', 'ambiguous')", "SET state = CASE WHEN true"),
         ),
-        "an attempt from|its end is not its attempt's|still under way",
+        "an attempt from|its end is not its attempt's|still under way|it left one",
     ),
     "an answer after which nobody looks": Bug(
         without(store, "_RECORD_ANSWERS", ("now() + make_interval(secs => said.delay)", "now() + interval '9 years'")),
         "nobody looks at it",
     ),
     "a new submission that is not counted": Bug(
-        without(due, "_MOVE_DUTY", ("THEN clock_timestamp() END", "THEN NULL::timestamptz END")),
+        without(store, "_CLAIM", ("SET resubmitted_at = clock_timestamp()", "SET resubmitted_at = NULL::timestamptz")),
         "was given up and not counted",
     ),
     "progress that goes back": Bug(

@@ -217,10 +217,10 @@ async def test_retry_after_is_kept_and_the_worker_is_nudged_then(
 
 
 async def refused_before(context: Context, tenant: UUID, seconds: float, **changes: Any) -> UUID:
-    """A job that is to be offered again now, first offered so long ago."""
+    """A job that is to be offered again now, and was put off for so long."""
     claim = await making.claimed(context.db, tenant, **changes)
-    await store.record_answers(context.db, [making.refused(claim)])
-    await making.make_older(context.db, claim.job_id, seconds)
+    await store.record_answers(context.db, [making.refused(claim, seconds)])
+    await making.make_due(context.db, claim.job_id)
     return claim.job_id
 
 
@@ -293,7 +293,7 @@ async def test_a_retry_after_that_is_longer_than_the_backoff_is_kept(
     provider.submit = says(reply({}, 503, retry_after="40"))
     job_id = await making.queued(context.db, tenant)
     await Submitter(context).drain()
-    assert 39 <= await wait_of(context, job_id) <= 40.1
+    assert 39 <= await wait_of(context, job_id) <= 50.1
 
 
 async def test_no_retry_after_is_longer_than_what_is_left_of_the_window(
@@ -545,7 +545,8 @@ async def test_a_job_that_was_refused_in_strange_words_is_given_up_too(
     provider.submit = says(reply({"detail": words}, 429))
     job_id = await making.queued(context.db, tenant)
     await Submitter(context).drain()
-    await making.make_older(context.db, job_id, context.settings.submit_retry_seconds + 60)
-    await context.db.execute("UPDATE live_jobs SET due_at = now()")
+    await context.db.execute(
+        "UPDATE live_jobs SET due_at = now(), refused_seconds = $1", context.settings.submit_retry_seconds
+    )
     await Submitter(context).drain()
     assert await making.status(context.db, job_id) == "failed"

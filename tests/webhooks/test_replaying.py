@@ -105,7 +105,7 @@ async def test_results_and_answers_to_submissions_can_be_replayed(
     claim = await with_provider(context, tenant, provider)
     provider.ended(Reply(200, CAT))
     await look(context, claim.job_id)
-    status, result = await making.reports(context.db, claim.job_id)
+    result, status = await making.reports(context.db, claim.job_id)
     assert (await again(context, status["id"])).verdict == "noted"
     assert (await again(context, result["id"])).verdict == "duplicate"
     rejected = await with_provider_that_rejects(context, tenant, provider)

@@ -101,7 +101,7 @@ def no_sweep() -> None:
     from service.jobs import due
 
     async def nothing(db: Any) -> Any:
-        return {"submit": False, "watch": False, "copy": False}
+        return {"submit": False, "watch": False, "copy": False, "deliver": False}
 
     due.anything_due = nothing
 

@@ -10,9 +10,7 @@ from service.secrets import CALLBACK_SECRETS, SharedSecret
 
 
 async def tenants(db: Database) -> list[Row]:
-    return await db.fetch(
-        "SELECT name, on_doubt, callback_format, join_seconds, created_at FROM tenants ORDER BY name"
-    )
+    return await db.fetch("SELECT name, on_doubt, callback_format, join_seconds, created_at FROM tenants ORDER BY name")
 
 
 # Zero seconds are never.

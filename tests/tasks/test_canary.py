@@ -70,7 +70,7 @@ async def test_sweeps_that_the_database_does_not_answer_hold_one_thread(
     async def hang(_: object) -> dict[str, bool]:
         asked.append(True)
         await answer.wait()
-        return dict.fromkeys(("submit", "watch", "copy"), False)
+        return dict.fromkeys(("submit", "watch", "copy", "deliver"), False)
 
     monkeypatch.setattr(due, "anything_due", hang)
     worker = Worker(context)

@@ -1,16 +1,18 @@
 """Bugs to be planted, so that the checks are seen to turn red: each patches a module before a process begins."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from faults.checks import files, jobs, news, requests
 from faults.evidence import Evidence
 from faults.findings import Finding
+
+if TYPE_CHECKING:
+    from service.artifacts.storage import Spooled, Storage, Stored
 
 
 @dataclass(frozen=True)
@@ -107,17 +109,22 @@ def no_sweep() -> None:
 
 
 def half_copies() -> None:
-    """Half the bytes of a file are stored under the hash of all of them."""
-    from service.artifacts import storage
+    """Half the bytes of an output's file are stored under the hash of all of them; what clients send stays whole."""
+    from service.artifacts.storage import Storage
 
-    publish = storage._publish
+    keep = Storage.keep
 
-    def publish_half(part: Path, root: Path, key: str) -> None:
-        with part.open("r+b") as file:
-            file.truncate(part.stat().st_size // 2)
-        publish(part, root, key)
+    async def keep_half(storage: "Storage", file: "Spooled") -> "Stored":
+        with file.path.open("r+b") as opened:
+            opened.truncate(file.size // 2)
+        return await keep(storage, file)
 
-    storage._publish = publish_half
+    async def put(storage: "Storage", chunks: AsyncIterator[bytes], max_bytes: int) -> "Stored":
+        async with storage.spool(chunks, max_bytes) as file:
+            return await keep(storage, file)
+
+    Storage.keep = keep_half  # type: ignore[method-assign, assignment]
+    Storage.put = put  # type: ignore[method-assign, assignment]
 
 
 def adopt_any() -> None:

@@ -168,12 +168,12 @@ async def settle(
 
 
 # $1 job, $2 ended status, $3 http status, $4 body, $5 error type, $6 error, $7 whether the provider stopped it,
-# $8 whether the provider was asked to, $9 the attempt and $10 the duty that this was decided on
+# $8 the attempt and $9 the duty that this was decided on
 _CLOSE = f"""
 WITH ended AS (
     -- Not when a claim was committed after this statement began: its attempt could not be taken along.
     DELETE FROM live_jobs WHERE job_id = $1 AND {{guard}} {{condition}}
-        AND ($9::int4 IS NULL OR attempt = $9 AND duty = $10::text)
+        AND ($8::int4 IS NULL OR attempt = $8 AND duty = $9::text)
         AND (attempt = 0 OR EXISTS (SELECT FROM attempts WHERE job_id = $1 AND number = live_jobs.attempt))
     RETURNING *
 ), outcome AS (
@@ -186,7 +186,7 @@ WITH ended AS (
     UPDATE attempts
     SET state = CASE WHEN $7::bool AND attempts.number = ended.attempt THEN $2::text
                      ELSE '{AttemptState.SUPERSEDED}' END,
-        ended_at = CASE WHEN ($7::bool OR $8::bool) AND attempts.number = ended.attempt OR provider_request_id IS NULL
+        ended_at = CASE WHEN $7::bool AND attempts.number = ended.attempt OR provider_request_id IS NULL
                         THEN clock_timestamp() END
     FROM ended
     WHERE attempts.job_id = ended.job_id AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
@@ -217,12 +217,11 @@ async def close(
     *,
     even_if_submitted: bool = False,
     stopped: bool = False,
-    asked: bool = False,
     as_of: Due | None = None,
 ) -> Row | None:
     """End a job by our own decision: a cancel, a deadline, a give-up. None: it had moved on, perhaps since `as_of`.
 
-    Unless the provider has `stopped` it, or was `asked` to, an attempt that it may have is left to be stopped.
+    Unless the provider has `stopped` it, an attempt that it may have is left to be stopped.
     """
     statements = _CLOSE_ANYWAY if even_if_submitted else _CLOSE_UNSUBMITTED
     return await db.fetchrow(
@@ -234,7 +233,6 @@ async def close(
         storable(ending.error_type, NAME_EXCERPT),
         storable(ending.error, TEXT_EXCERPT),
         stopped,
-        asked,
         as_of.attempt if as_of else None,
         as_of.duty.value if as_of else None,
     )

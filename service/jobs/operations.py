@@ -113,11 +113,10 @@ async def close(
     even_if_submitted: bool = False,
     as_of: Due | None = None,
     stopped: bool = False,
-    asked: bool = False,
 ) -> bool:
     """End a job by our own decision, as `endings.close` does. False: it had moved on."""
     row = await endings.close(
-        context.db, job_id, ended, even_if_submitted=even_if_submitted, as_of=as_of, stopped=stopped, asked=asked
+        context.db, job_id, ended, even_if_submitted=even_if_submitted, as_of=as_of, stopped=stopped
     )
     if row is not None and row["to_call"]:
         context.nudger.nudge(TaskName.DELIVER)

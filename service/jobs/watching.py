@@ -118,16 +118,14 @@ async def _stayed_in_doubt(context: Context, job: Due) -> None:
 
 
 async def _too_late(context: Context, job: Due) -> None:
-    """A result that is there already was paid for, so it is taken rather than thrown away."""
-    answer = None
-    if job.provider_request_id:
-        answer = await _ask_to_stop(context, job, job.provider_request_id)
-        if answer == "over" and await _look_at(context, job, job.provider_request_id):
-            return
-    stopped, asked = answer == "removed", answer is not None
-    await operations.close(
-        context, job.job_id, TOO_LATE, even_if_submitted=True, as_of=job, stopped=stopped, asked=asked
-    )
+    """A result that is there already was paid for, so it is taken rather than thrown away.
+
+    The provider is asked to stop only after the end: its own news of that could come first, and end it as cancelled.
+    """
+    if job.provider_request_id and await _look_at(context, job, job.provider_request_id):
+        return
+    if await operations.close(context, job.job_id, TOO_LATE, even_if_submitted=True, as_of=job):
+        context.nudger.nudge(TaskName.WATCH)
 
 
 async def _ask_to_stop(context: Context, job: Due, request_id: str) -> CancelAnswer | None:

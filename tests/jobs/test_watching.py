@@ -499,7 +499,7 @@ async def test_a_job_with_the_provider_is_cancelled_there_at_its_deadline(
     assert row is not None
     assert (row["status"], row["error_type"], row["http_status"]) == ("failed", "deadline_exceeded", 504)
     assert len(provider.asked("/cancel")) == 1
-    assert [call.method for call in provider.calls] == ["POST", "PUT"]
+    assert [call.method for call in provider.calls] == ["POST", "GET", "PUT"]
 
 
 async def too_late(context: Context, tenant: UUID, provider: Provider) -> Claim:
@@ -519,7 +519,7 @@ async def test_a_result_that_is_there_at_the_deadline_is_taken(
     assert row is not None
     assert (row["status"], row["body"], row["source"]) == ("completed", making.CAT, "result")
     assert await making.states(context.db, claim.job_id) == ["completed"]
-    assert [call.method for call in provider.calls] == ["POST", "PUT", "GET", "GET"]
+    assert [call.method for call in provider.calls] == ["POST", "GET", "GET"]
 
 
 @pytest.mark.parametrize("result", [page(502), None, reply({"detail": "x"}, 429)], ids=["502", "cut", "429"])
@@ -539,7 +539,7 @@ async def test_a_result_that_cannot_be_had_at_the_deadline_does_not_put_it_off(
 @pytest.mark.parametrize(
     ("answer", "state"),
     [
-        (reply({"status": "OK"}), "failed"),
+        (reply({"status": "OK"}), "superseded"),
         (reply({"status": "CANCELLATION_REQUESTED"}, 202), "superseded"),
         (reply({"detail": "Not found"}, 404), "superseded"),
         (page(502), "superseded…"),
@@ -547,7 +547,7 @@ async def test_a_result_that_cannot_be_had_at_the_deadline_does_not_put_it_off(
     ],
     ids=["removed", "asked", "missing", "502", "cut"],
 )
-async def test_at_the_deadline_only_a_request_that_was_removed_is_over(
+async def test_after_the_deadline_the_provider_is_asked_to_stop_until_it_answers(
     context: Context, tenant: UUID, provider: Provider, answer: Reply | None, state: str
 ) -> None:
     claim = await too_late(context, tenant, provider)

@@ -197,7 +197,7 @@ class Forger:
             (
                 (job, attempt, seal[::-1] if seal[::-1] != seal else f"{seal}0", model),
                 (job, str(int(attempt) + 1), seal, model),
-                (self._chance.choice(self._victims).job_id[:-1] + "f", attempt, seal, model),
+                (job[:-1] + ("0" if job[-1] == "f" else "f"), attempt, seal, model),
                 (job, attempt, seal, f"{model}/other"),
             )
         )

@@ -1,14 +1,17 @@
 # make demo    set everything up, run one job on each of the five models, go on serving until Ctrl-C
 #              PORT=8000 DATA=.roundtrip HOST=127.0.0.1; ONCE=1 ends after the table
-# make test    the whole suite; ARGS="-k masks" goes to pytest
+# make test    the suite, ten to fifteen minutes; ARGS="-k masks" goes to pytest
+# make test-long
+#              what takes as long again: restarts, kills of GPU workers, models on torch, other stacks
 # make fuzz    jobs in orders never tried, for SECONDS=180; a failure is printed as steps; ARGS goes to pytest
-# make bench   figures of speed and cost, printed; ARGS="--quick" for the short form
+# make bench   figures of speed and cost, printed; ARGS="--quick" for the short form, --peers beside other stacks,
+#              "--growth clients" and others for curves
 # make faults  jobs under a seeded schedule of faults; ARGS=--quick for the short form, --seed N for the same again
 # make lint    ruff, mypy and the import contracts; make format lays the code out
 # make clean   remove what was built, but neither .venv nor any data
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test fuzz bench faults lint format clean
+.PHONY: help setup demo test test-long fuzz bench faults lint format clean
 
 HOST := 127.0.0.1
 PORT ?= 8000
@@ -36,7 +39,10 @@ demo: setup
 	@.venv/bin/python -m scripts.demo --host '$(HOST)' --port '$(PORT)' --data '$(DATA)' $(if $(filter-out 0,$(ONCE)),--once)
 
 test: setup
-	@.venv/bin/python -m pytest -n 2 $(ARGS)
+	@.venv/bin/python -m pytest -n 2 -m "not long" $(ARGS)
+
+test-long: setup
+	@.venv/bin/python -m pytest -n 2 -m long $(ARGS)
 
 fuzz: setup
 	@ROUNDTRIP_FUZZ_SECONDS='$(SECONDS)' .venv/bin/python -m pytest -s tests/jobs/test_machine.py $(ARGS)

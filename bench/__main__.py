@@ -1,29 +1,34 @@
 """Start the whole service on this machine, put it under load, print what it did and what that cost."""
 
 import argparse
-import os
-import shutil
 import sys
-import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import uvloop
 from aiohttp import ClientSession, ClientTimeout, TCPConnector
 
-from bench import report
+from bench import comparison, report
+from bench import growth as growth_curves
 from bench.counters import PUBLISHED_AFTER_SECONDS, Counters
-from bench.load import Driver
+from bench.driving import Driver
 from bench.measuring import Idle, Meter, Phase
+from bench.stacks import FLOOR, NAMES, OURS, make_environment
 from bench.stand_in import running_provider
+from bench.workplace import data_directory, settings_for, tell
 from service.local.errors import CannotStart
 from service.local.stopping import until_stopped
 from service.local.up import Running, running
-from service.settings import Settings, load_settings
 
-QUICK = {"jobs": 200, "warm_up": 50, "seconds": 5.0, "idle": 5.0}
+QUICK = {
+    "jobs": 200,
+    "warm_up": 50,
+    "seconds": 5.0,
+    "idle": 5.0,
+    "rounds": 1,
+    "alone": 50,
+    "webhooks": 200,
+    "memory_jobs": 1_000,
+}
 # As in `service/context.py`: shorter than the five seconds after which the other side closes.
 KEEPALIVE_SECONDS = 4.0
 
@@ -45,6 +50,16 @@ def read_options() -> argparse.Namespace:
         help="seconds around each phase, for PostgreSQL to publish its counts; with fewer, transactions come out wrong",
     )
     parser.add_argument("--quick", action="store_true", help="fewer jobs, shorter phases")
+    peers = parser.add_argument_group("the same work on other stacks")
+    peers.add_argument("--peers", action="store_true", help="compare with the peers of bench/peers")
+    peers.add_argument("--rounds", type=int, default=3, help="turns of each stack")
+    peers.add_argument("--stacks", nargs="+", choices=NAMES, default=list(NAMES), help="which ones take turns")
+    peers.add_argument("--alone", type=int, default=300, help="jobs registered one by one")
+    peers.add_argument("--webhooks", type=int, default=1_000, help="webhooks at 200 a second")
+    growth = parser.add_argument_group("how the figures grow")
+    growth.add_argument("--growth", nargs="+", choices=growth_curves.NAMES, help="with what; a table for each")
+    growth.add_argument("--memory-jobs", type=int, default=100_000, help="jobs of the curve of memory")
+    growth.add_argument("--rows-of", nargs="*", default=[], help="data directories, or addresses of databases")
     if parser.parse_args().quick:
         parser.set_defaults(**QUICK)
     return parser.parse_args()
@@ -80,31 +95,20 @@ async def measure(service: Running, provider_url: str, options: argparse.Namespa
         return [closed, opened], idle
 
 
-@contextmanager
-def data_directory() -> Iterator[Path]:
-    data = Path(tempfile.mkdtemp(prefix="roundtrip-bench-"))
-    data.chmod(0o711)  # PostgreSQL runs as another account when we are root, and has to get in.
-    try:
-        yield data
-    finally:
-        shutil.rmtree(data, ignore_errors=True)
-
-
-def settings_for(data: Path, provider_url: str) -> Settings:
-    """Nothing of what this account has set for its own service counts here."""
-    for name in [name for name in os.environ if name.startswith("ROUNDTRIP_") or name == "FAL_KEY"]:
-        if name != "ROUNDTRIP_RUN_AS":
-            del os.environ[name]
-    return load_settings(data=data, fal_queue_url=provider_url, fal_jwks_url=f"{provider_url}/.well-known/jwks.json")
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+def compare_with_peers(options: argparse.Namespace) -> int:
+    if not {OURS, FLOOR}.issuperset(options.stacks):
+        tell("Installing what the peers need into bench/peers/.venv …")
+        make_environment()
+    return comparison.compare(options)
 
 
 def main() -> int:
     """0 if every job completed, none was submitted twice, and no process died."""
     options = read_options()
+    if options.peers or options.growth:
+        with until_stopped():
+            return compare_with_peers(options) if options.peers else growth_curves.draw(options)
+        return INTERRUPTED
     machine = report.machine()
     status = INTERRUPTED
     with until_stopped() as stop, data_directory() as data, running_provider() as provider_url:

@@ -17,9 +17,14 @@ async def show(request: Request) -> JSONResponse:
     return JSONResponse({"status": "IN_QUEUE", "model": row["model"]})
 
 
+async def keep(_: "asyncpg.Connection[asyncpg.Record]") -> None:
+    return None
+
+
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-    async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=12, max_size=12) as pool:
+    # Without asyncpg's reset, a statement of its own after each: the service does without it, too.
+    async with asyncpg.create_pool(os.environ["DATABASE_URL"], min_size=12, max_size=12, reset=keep) as pool:
         yield {"pool": pool}
 
 

@@ -1,6 +1,7 @@
 """The fal front door: status reads beside the least that a handler can do, and the memory of open streams.
 
-`python -m bench.front`; nothing is asserted, the figures are printed.
+`python -m bench.front` prints the figures, and ends with 1 if they are not what they have to be; in a shorter form
+nothing is asserted.
 """
 
 import argparse
@@ -22,10 +23,10 @@ import uvloop
 from uuid_utils.compat import uuid7
 
 from bench import report
-from bench.__main__ import data_directory, settings_for, tell
 from bench.counters import PUBLISHED_AFTER_SECONDS
 from bench.processes import cpu_seconds, memory_bytes
 from bench.stand_in import running_provider
+from bench.workplace import data_directory, settings_for, tell
 from service.keys import digest
 from service.local.listening import address, listening
 from service.local.stopping import until_stopped
@@ -34,6 +35,11 @@ from service.local.up import running
 MODEL = "fal-ai/llava-next"
 KEY = "bench:0123456789abcdef"
 TRIES = 100
+
+# What the door has to do, said of the whole form.
+STREAMS, SECONDS, TURNS = 1_000, 3.0, 5
+LEAST_RATIO = 0.5
+MOST_MEMORY = 150e6
 
 
 class Reader(asyncio.Protocol):
@@ -166,15 +172,16 @@ def wait_until_up(url: str) -> None:
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.front", description=__doc__)
-    parser.add_argument("--streams", type=int, default=1_000, help="streams to open on one process")
+    parser.add_argument("--streams", type=int, default=STREAMS, help="streams to open on one process")
     parser.add_argument("--clients", type=int, default=32, help="connections that read statuses")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of one turn of reading")
-    parser.add_argument("--turns", type=int, default=5, help="turns of each server")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="length of one turn of reading")
+    parser.add_argument("--turns", type=int, default=TURNS, help="turns of each server")
     parser.add_argument("--idle", type=float, default=20.0, help="seconds with the streams open")
     return parser.parse_args()
 
 
-async def main_async(url: str, pid: int, database_url: str, options: argparse.Namespace) -> None:
+async def main_async(url: str, pid: int, database_url: str, options: argparse.Namespace) -> list[str]:
+    """Returns what was not as it has to be."""
     jobs = await make_jobs(database_url, options.streams)
     path = f"/fal/queue/{MODEL}/requests/{jobs[0]}/status"
     with bare_server(database_url) as (bare_url, bare_pid):
@@ -220,6 +227,14 @@ async def main_async(url: str, pid: int, database_url: str, options: argparse.Na
         ("CPU of the API, %", "", "", f"{busy / options.idle * 100:.1f}"),
     ]
     print(f"\n{report.table(rows)}", flush=True)
+    if options.streams < STREAMS or options.seconds < SECONDS or options.turns < TURNS:
+        return []
+    failures = []
+    if median(ours) < LEAST_RATIO * median(bare):
+        failures.append(f"status reads: less than {LEAST_RATIO} of the bare handler's")
+    if (most := max(opened, later)) > MOST_MEMORY:
+        failures.append(f"open streams: {most / 1e6:.0f} MB are more than {MOST_MEMORY / 1e6:.0f} MB")
+    return failures
 
 
 def main() -> None:
@@ -230,7 +245,9 @@ def main() -> None:
         with running(settings_for(data, provider_url), port=0) as service:
             pid = service.supervisor.children["api"].pid or 0
             print(f"{machine}\n")
-            uvloop.run(main_async(service.url, pid, service.database_url, options))
+            failures = uvloop.run(main_async(service.url, pid, service.database_url, options))
+    if failures:
+        sys.exit("\n".join(failures))
 
 
 if __name__ == "__main__":

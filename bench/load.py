@@ -1,131 +1,229 @@
-"""The load: registrations by so many clients, or at so many a second, until the last webhook is taken."""
+"""Fill an empty database with plausible jobs of the last three months, with all that belongs to them.
 
+`python -m bench.load --jobs 10000000`: into the database of ROUNDTRIP_DATABASE_URL, as a superuser, or into the
+PostgreSQL of a data directory. The same seed and time make the same jobs. What the files would hold is
+not made; jobs that have not ended are due in ten years.
+"""
+
+import argparse
 import asyncio
-import json
+import os
+import sys
 import time
-from collections.abc import Awaitable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+import asyncpg
+import uvloop
+from uuid_utils.compat import uuid7
 
-MODEL = "fal-ai/llava-next"
-INPUT = {"image_url": "https://llava-vl.github.io/static/images/monalisa.jpg"}
-PROMPT = "Do you know who drew this painting?"
+from bench.plausible import DRAW, PREPARE, ROWS, TENANTS
+from service.local.directory import DataDirectory
+from service.local.errors import CannotStart
+from service.local.servers import supervised
+from service.migrate import upgrade
 
-# However it goes, a phase ends this long after the time that a slow service would need.
-PATIENCE_SECONDS = 60.0
-SLOW_JOBS_A_SECOND = 20.0
+Connection = asyncpg.Connection
+
+CHUNK = 100_000
+
+FILLED = (
+    *(
+        "jobs",
+        "job_marks",
+        "live_jobs",
+        "attempts",
+        "outcomes",
+        "results",
+        "uncounted",
+        "reports",
+        "blobs",
+        "artifacts",
+    ),
+    *("callbacks", "callback_tries", "job_events"),
+)
+# Their keys come in no order, so they are built at the end, like the indexes that are no keys.
+KEYED_AT_THE_END = ("job_marks", "blobs")
+
+# A load that is cut off leaves a directory to be deleted, so nothing has to be durable before the end.
+LOADING = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "1h",
+    "shared_buffers": "512MB",
+}
+SESSION = {
+    "session_replication_role": "replica",  # No triggers: what is referred to is made by the same statements.
+    "synchronous_commit": "off",
+    "maintenance_work_mem": "768MB",
+    "work_mem": "128MB",
+    "jit": "off",
+    "timezone": "UTC",
+}
+
+_INDEXES = """
+SELECT format('DROP INDEX %I', relname), pg_get_indexdef(oid)
+FROM pg_class JOIN pg_index ON indexrelid = oid
+WHERE indrelid = ANY ($1::text[]::regclass[]) AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid)
+"""
+_KEYS = """
+SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', conrelid::regclass, conname),
+       format('ALTER TABLE %s ADD CONSTRAINT %I %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
+FROM pg_constraint
+WHERE contype = 'p' AND conrelid = ANY ($1::text[]::regclass[])
+   OR contype = 'f' AND confrelid = ANY ($1::text[]::regclass[])
+-- Foreign keys go before the keys that they refer to.
+ORDER BY contype
+"""
 
 
-@dataclass(frozen=True)
-class Registration:
-    started: float
-    ended: float
+class NotEmpty(Exception):
+    """There are jobs in the database, whose indexes and settings are not for us to touch."""
 
 
-@dataclass
-class Load:
-    """One phase as its clients saw it; times are of the monotonic clock."""
-
-    phase: str
-    jobs: int
-    started: float = 0.0
-    ended: float = 0.0
-    registrations: dict[str, Registration] = field(default_factory=dict)
-    refusals: list[str] = field(default_factory=list)
-    acknowledged: dict[str, float] = field(default_factory=dict)
-    turned_away: int = 0
-    duplicate_submits: int = 0
-    # Ended well in the service's own record.
-    completed: int = 0
-
-    @property
-    def registration_seconds(self) -> list[float]:
-        return [each.ended - each.started for each in self.registrations.values()]
-
-    @property
-    def end_to_end_seconds(self) -> list[float]:
-        """From the start of the registration to the 2xx that the provider's webhook got."""
-        return [at - self.registrations[tag].started for tag, at in self.acknowledged.items()]
-
-    @property
-    def incomplete(self) -> int:
-        """Jobs whose webhook was not taken, or whose end is not in the record."""
-        return self.jobs - min(len(self.acknowledged), self.completed)
+async def fill(database_url: str, jobs: int, *, live: int, seed: int, until: datetime, sessions: int) -> None:
+    """Raises NotEmpty."""
+    async with session(database_url) as connection:
+        if await connection.fetchval("SELECT EXISTS (SELECT FROM jobs)"):
+            raise NotEmpty
+        await connection.executemany(
+            "INSERT INTO tenants (id, name) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+            [(uuid7(), name) for name, _ in TENANTS],
+        )
+        async with without_indexes(connection, database_url, sessions):
+            await draw_all(database_url, jobs, live, seed, until, sessions)
+        for table in FILLED:
+            with timed(f"vacuum of {table}"):
+                await connection.execute(f"VACUUM (ANALYZE, PARALLEL 2) {table}")
 
 
-class Driver:
-    """Clients of the service, and the one who asks the stand-in what it saw."""
+@asynccontextmanager
+async def without_indexes(
+    connection: "Connection[asyncpg.Record]", database_url: str, sessions: int
+) -> AsyncIterator[None]:
+    """They are built at the end, in a fraction of the time, by so many sessions at once."""
+    indexes = await connection.fetch(_INDEXES, list(FILLED))
+    keys = await connection.fetch(_KEYS, list(KEYED_AT_THE_END))
+    for drop, _ in [*indexes, *keys]:
+        await connection.execute(drop)
+    try:
+        yield
+    finally:
+        todo = [create for _, create in indexes]
 
-    def __init__(self, http: ClientSession, service_url: str, key: str, provider_url: str) -> None:
-        self._http = http
-        self._jobs_url = f"{service_url}/v1/jobs"
-        self._headers = {"authorization": f"Key {key}", "content-type": "application/json"}
-        self._provider_url = provider_url
+        async def build() -> None:
+            async with session(database_url) as own:
+                while todo:
+                    statement = todo.pop()
+                    with timed(statement[:110]):
+                        await own.execute(statement)
 
-    async def closed_loop(self, phase: str, jobs: int, clients: int) -> Load:
-        """Each client registers its next job when the last is registered; all clients share the jobs."""
-        load = Load(phase, jobs)
-        tags = self._tags(phase, jobs)
+        await asyncio.gather(*(build() for _ in range(sessions)))
+        # Foreign keys last.
+        for _, create in reversed(keys):
+            with timed(create[:110]):
+                await connection.execute(create)
 
-        async def client() -> None:
-            for tag in tags:
-                await self._register(load, tag)
 
-        async def everything() -> None:
-            await asyncio.gather(*(client() for _ in range(clients)))
+async def draw_all(database_url: str, jobs: int, live: int, seed: int, until: datetime, sessions: int) -> None:
+    chunks = iter(range(1, jobs + 1, CHUNK))
+    made = 0
 
-        await self._carry_out(load, everything(), jobs / SLOW_JOBS_A_SECOND)
-        return load
+    async def draw() -> None:
+        nonlocal made
+        async with session(database_url) as own:
+            await own.execute(PREPARE)
+            for first in chunks:
+                last = min(first + CHUNK - 1, jobs)
+                async with own.transaction():
+                    await own.execute("TRUNCATE drawn")
+                    # Each chunk has draws of its own, so that it does not matter who makes it.
+                    await own.execute("SELECT setseed($1)", (seed * 7_919 + first * 31) % 1_000_003 / 1_000_003)
+                    await own.execute(DRAW, first, last, jobs, str(seed), until, live)
+                    for statement in ROWS:
+                        await own.execute(statement)
+                made += last - first + 1
+                tell(f"{made:,} jobs after {time.monotonic() - begun:.0f} s")
 
-    async def open_loop(self, phase: str, rate: float, seconds: float) -> Load:
-        """A registration begins every 1/rate seconds, whatever became of those before."""
-        load = Load(phase, max(1, round(rate * seconds)))
+    begun = time.monotonic()
+    await asyncio.gather(*(draw() for _ in range(sessions)))
 
-        async def everything() -> None:
-            begun = []
-            for index, tag in enumerate(self._tags(phase, load.jobs)):
-                await asyncio.sleep(load.started + index / rate - time.monotonic())
-                begun.append(asyncio.create_task(self._register(load, tag)))
-            await asyncio.gather(*begun)
 
-        await self._carry_out(load, everything(), seconds)
-        return load
+@asynccontextmanager
+async def session(database_url: str) -> "AsyncIterator[Connection[asyncpg.Record]]":
+    connection = await asyncpg.connect(database_url, server_settings=SESSION)
+    try:
+        yield connection
+    finally:
+        await connection.close()
 
-    async def _carry_out(self, load: Load, registering: Awaitable[None], seconds: float) -> None:
-        load.started = time.monotonic()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds + PATIENCE_SECONDS):
-                await registering
-                await self._ask(load.phase, acknowledged=len(load.registrations))
-        record = await self._ask(load.phase)
-        load.acknowledged = {tag: at for tag, at in record["acknowledged"].items() if tag in load.registrations}
-        load.ended = max(load.acknowledged.values(), default=time.monotonic())
-        load.turned_away = record["turned_away"]
-        load.duplicate_submits = sum(times - 1 for times in record["submits"].values())
 
-    async def _register(self, load: Load, tag: str) -> None:
-        body = json.dumps({"model": MODEL, "input": {**INPUT, "prompt": f"{PROMPT} tag:{tag}"}})
-        started = time.monotonic()
+@contextmanager
+def database(data: Path | None) -> Iterator[str]:
+    """The one that is named in the environment, or that of a data directory, started for this."""
+    if data is None:
+        yield os.environ["ROUNDTRIP_DATABASE_URL"]
+        return
+    with supervised(DataDirectory(data)) as (_, prepare):
+        yield prepare().postgres(LOADING)
+    os.sync()
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    begun = time.monotonic()
+    yield
+    tell(f"{time.monotonic() - begun:6.1f} s  {what}")
+
+
+def tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.load", description=__doc__)
+    parser.add_argument("--jobs", type=int, default=100_000)
+    parser.add_argument("--live", type=int, default=2_000, help="about so many of them have not ended")
+    parser.add_argument("--data", type=Path, help="a data directory, unless ROUNDTRIP_DATABASE_URL is set")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--until", type=datetime.fromisoformat, default=datetime.now(UTC), help="when the last is made")
+    parser.add_argument("--sessions", type=int, default=os.cpu_count() or 1, help="that work at once")
+    options = parser.parse_args()
+    if (options.data is None) == ("ROUNDTRIP_DATABASE_URL" not in os.environ):
+        parser.error("name a data directory with --data, or a database with ROUNDTRIP_DATABASE_URL, and not both")
+    return options
+
+
+def main() -> int:
+    options = read_options()
+    begun = time.monotonic()
+    with database(options.data) as url:
+        upgrade(url)
         try:
-            async with self._http.post(self._jobs_url, data=body, headers=self._headers) as response:
-                answer = await response.text()
-                if response.status != 202:
-                    load.refusals.append(f"{response.status} {answer[:200]}")
-                    return
-        except (ClientError, TimeoutError) as error:
-            load.refusals.append(repr(error))
-            return
-        load.registrations[tag] = Registration(started, time.monotonic())
+            uvloop.run(
+                fill(
+                    url,
+                    options.jobs,
+                    live=min(options.live, options.jobs),
+                    seed=options.seed,
+                    until=options.until,
+                    sessions=options.sessions,
+                )
+            )
+        except NotEmpty:
+            tell("bench: there are jobs in this database; take an empty one")
+            return 1
+    tell(f"{options.jobs:,} jobs in {time.monotonic() - begun:.0f} s")
+    return 0
 
-    async def _ask(self, phase: str, **parameters: int) -> Any:
-        """What the stand-in saw; patient, because the caller has a time limit of its own."""
-        url = f"{self._provider_url}/record/{phase}"
-        async with self._http.get(url, params=parameters, timeout=ClientTimeout(total=None)) as response:
-            return await response.json()
 
-    @staticmethod
-    def _tags(phase: str, jobs: int) -> Iterator[str]:
-        return (f"{phase}-{index}" for index in range(jobs))
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except CannotStart as error:
+        tell(f"bench: {error}")
+        sys.exit(error.exit_status)

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from bench.counters import Counters, Counts
-from bench.load import Load
+from bench.driving import Load
 from bench.processes import cpu_seconds, memory_bytes
 
 

@@ -12,15 +12,16 @@ TICKS = os.sysconf("SC_CLK_TCK")
 @dataclass(frozen=True)
 class Process:
     parent: int
-    # Its own and that of the children it has waited for, so nothing is lost when one of them ends.
     cpu_seconds: float
+    # Of the children it has waited for, so nothing is lost when one of them ends.
+    waited_seconds: float
 
 
 def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
     """CPU seconds of the tree under each named process so far, dead children included."""
     processes = dict(_processes())
     return {
-        name: sum(processes[pid].cpu_seconds for pid in _tree(root, processes) if pid in processes)
+        name: sum(_spent(pid, processes[pid]) for pid in _tree(root, processes) if pid in processes)
         for name, root in roots.items()
     }
 
@@ -43,7 +44,18 @@ def _processes() -> Iterator[tuple[int, Process]]:
         with suppress(OSError):
             # The command's name, in brackets, may hold spaces and brackets of its own.
             fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            yield int(entry.name), Process(int(fields[1]), sum(map(int, fields[11:15])) / TICKS)
+            own, waited = (sum(map(int, fields[part])) / TICKS for part in (slice(11, 13), slice(13, 15)))
+            yield int(entry.name), Process(int(fields[1]), own, waited)
+
+
+def _spent(pid: int, process: Process) -> float:
+    """To the nanosecond where the kernel tells: a session of PostgreSQL's may spend less in a phase than a tick."""
+    exact = 0
+    with suppress(OSError):
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            exact += int((task / "schedstat").read_text().split()[0])
+    # Threads that have ended are in the ticks only.
+    return max(exact / 1e9, process.cpu_seconds) + process.waited_seconds
 
 
 def _pss(pid: int) -> int:

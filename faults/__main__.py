@@ -83,7 +83,7 @@ def plant(names: list[str], seed: int, size: Size) -> int:
     rows, missed = [("plant", "the check that has to see it", "broken", "also red")], 0
     for name in names:
         tell(f"faults: planting {name}")
-        done = run(seed, size, (name,))
+        done = run(seed, size, (name,), PLANTS[name].needed)
         red = {each.promise: each.count for each in done.red}
         wanted = PLANTS[name].check(done.evidence).promise
         missed += wanted not in red

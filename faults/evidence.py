@@ -16,13 +16,19 @@ from faults.orders import Order
 TABLES = {
     "jobs": "SELECT id, tags, created_at FROM jobs",
     "live_jobs": "SELECT job_id, status, duty, attempt, due_at FROM live_jobs",
-    "outcomes": "SELECT job_id, status, attempt, source, http_status, body, error_type, completed_at FROM outcomes",
+    "outcomes": "SELECT job_id, status, attempt, source, http_status, body, error_type, completed_at"
+    " FROM outcomes JOIN results USING (job_id)",
     "attempts": "SELECT job_id, number, state, provider_request_id, claimed_at, answered_at, resubmitted_at, error"
     " FROM attempts ORDER BY job_id, number",
     "reports": "SELECT job_id, attempt, source, verdict, body FROM reports ORDER BY id",
     "artifacts": "SELECT job_id, kind, index, source_url, sha256, file_size, copy_error FROM artifacts",
     "blobs": "SELECT sha256, size FROM blobs",
     "copies": "SELECT job_id, kind, index, tries FROM copies",
+    # In one statement, because counting goes on: of each status how many jobs ended, wait to be counted, and are.
+    "figures": "SELECT outcomes.status, count(*) AS ended, count(uncounted.job_id) AS waiting,"
+    " (SELECT coalesce(sum(n), 0)::int8 FROM tallies JOIN series ON series.id = series_id WHERE grain = 0"
+    " AND measure = 'total_seconds' AND model <> '' AND series.status = outcomes.status) AS counted"
+    " FROM outcomes LEFT JOIN uncounted ON uncounted.job_id = outcomes.job_id AND part = 'end' GROUP BY 1",
     "events": "SELECT job_id, event, status, attempt FROM job_events ORDER BY id",
 }
 READERS = 6

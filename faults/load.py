@@ -34,7 +34,9 @@ class Client:
         self._url = url
         self._http = ClientSession(
             connector=TCPConnector(limit=calls, keepalive_timeout=4.0),
-            timeout=ClientTimeout(total=CALL_SECONDS),
+            # Waiting for one of the connections does not count: with it, on a machine that is too slow for the load,
+            # every call would get its connection when its time is nearly over, and none would be answered.
+            timeout=ClientTimeout(total=None, sock_connect=CALL_SECONDS, sock_read=CALL_SECONDS),
             headers={"authorization": f"Key {key}"},
         )
 

@@ -3,9 +3,9 @@
 import base64
 import io
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import chain, cycle
 from typing import Any
 
 from PIL import Image
@@ -92,10 +92,10 @@ class Order:
         return ends
 
 
-def make_orders(seed: int, jobs: int) -> list[Order]:
-    """Every second job meets no misbehaviour but what the schedule brings."""
+def make_orders(seed: int, jobs: int, needed: Sequence[Json] = ()) -> list[Order]:
+    """Every second job meets no misbehaviour but what the schedule brings; half of the others meet what is needed."""
     chance = random.Random(f"orders {seed}")
-    misbehaviour = _in_turns(chance)
+    misbehaviour = _in_turns(chance, needed)
     orders = []
     for number in range(jobs):
         knobs = next(misbehaviour) if number % 2 else NORMAL
@@ -111,8 +111,9 @@ def make_orders(seed: int, jobs: int) -> list[Order]:
     return orders
 
 
-def _in_turns(chance: random.Random) -> Iterator[Json]:
-    return cycle(chance.sample(KNOBS, len(KNOBS)))
+def _in_turns(chance: random.Random, needed: Sequence[Json]) -> Iterator[Json]:
+    every = cycle(chance.sample(KNOBS, len(KNOBS)))
+    return chain.from_iterable(zip(cycle(needed), every)) if needed else every
 
 
 def _model_for(knobs: Json, chance: random.Random) -> str:

@@ -1,7 +1,7 @@
 """Bugs to be planted, so that the checks are seen to turn red: each patches a module before a process begins."""
 
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from uuid import UUID
 from faults.checks import files, jobs, news, requests
 from faults.evidence import Evidence
 from faults.findings import Finding
+from faults.history import Json
 
 if TYPE_CHECKING:
     from service.artifacts.storage import Spooled, Storage, Stored
@@ -17,10 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plant:
-    """`apply` patches the process that it is called in; `check` is the one that has to see it."""
+    """`apply` patches the process that it is called in; `check` is the one that has to see it.
+
+    `needed` is how the provider has to misbehave for the bug to show.
+    """
 
     apply: Callable[[], None]
     check: Callable[[Evidence], Finding]
+    needed: tuple[Json, ...] = ()
 
 
 def answer_before_commit() -> None:
@@ -58,8 +63,8 @@ def overwrite_outcome() -> None:
     async def overwrite(db: Any, job_id: UUID, attempt: int, ending: Any, *others: Any) -> Any:
         row = await settle(db, job_id, attempt, ending, *others)
         if row is None:
-            await db.execute("ALTER TABLE outcomes DISABLE TRIGGER USER")
-            await db.execute("UPDATE outcomes SET body = $2 WHERE job_id = $1", job_id, ending.body)
+            await db.execute("ALTER TABLE results DISABLE TRIGGER USER")
+            await db.execute("UPDATE results SET body = $2 WHERE job_id = $1", job_id, ending.body)
         return row
 
     endings.settle = overwrite  # type: ignore[assignment]
@@ -82,8 +87,8 @@ def doubt_is_refusal() -> None:
 
     answer = Submitter._answer
 
-    def refused(self: Any, claim: Any, said: Any) -> Any:
-        return answer(self, claim, Refused(said.reason, said.http_status) if isinstance(said, Unknown) else said)
+    def refused(self: Any, claim: Any, said: Any, turn: str | None = None) -> Any:
+        return answer(self, claim, Refused(said.reason, said.http_status) if isinstance(said, Unknown) else said, turn)
 
     Submitter._answer = refused  # type: ignore[method-assign]
 
@@ -110,21 +115,16 @@ def no_sweep() -> None:
 
 def half_copies() -> None:
     """Half the bytes of an output's file are stored under the hash of all of them; what clients send stays whole."""
-    from service.artifacts.storage import Storage
+    from service.artifacts import copying, filing
 
-    keep = Storage.keep
+    whole = filing.file
 
-    async def keep_half(storage: "Storage", file: "Spooled") -> "Stored":
-        with file.path.open("r+b") as opened:
-            opened.truncate(file.size // 2)
-        return await keep(storage, file)
+    async def half(db: Any, storage: "Storage", spooled: "Spooled") -> "Stored":
+        with spooled.path.open("r+b") as opened:
+            opened.truncate(spooled.size // 2)
+        return await whole(db, storage, spooled)
 
-    async def put(storage: "Storage", chunks: AsyncIterator[bytes], max_bytes: int) -> "Stored":
-        async with storage.spool(chunks, max_bytes) as file:
-            return await keep(storage, file)
-
-    Storage.keep = keep_half  # type: ignore[method-assign, assignment]
-    Storage.put = put  # type: ignore[method-assign, assignment]
+    copying.file = half  # type: ignore[attr-defined]
 
 
 def adopt_any() -> None:
@@ -143,11 +143,11 @@ def adopt_any() -> None:
 PLANTS = {
     "answer-before-commit": Plant(answer_before_commit, jobs.accepted_jobs_lost),
     "key-ignored": Plant(ignore_key, jobs.several_jobs_for_a_key),
-    "outcome-overwritten": Plant(overwrite_outcome, news.outcomes_overwritten),
+    "outcome-overwritten": Plant(overwrite_outcome, news.outcomes_overwritten, ({"webhook": "conflicting"},)),
     "claim-keeps-duty": Plant(keep_duty, requests.requests_unexplained),
-    "doubt-is-refusal": Plant(doubt_is_refusal, requests.requests_unexplained),
+    "doubt-is-refusal": Plant(doubt_is_refusal, requests.requests_unexplained, ({"submit": "cut", "webhook": "none"},)),
     "signature-skipped": Plant(skip_signature, news.forgeries_applied),
     "no-sweep": Plant(no_sweep, jobs.without_an_end),
     "half-copies": Plant(half_copies, files.artifacts_not_whole),
-    "any-request-adopted": Plant(adopt_any, news.forgeries_applied),
+    "any-request-adopted": Plant(adopt_any, news.forgeries_applied, ({"webhook": "crossed"},)),
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import uvloop
 
 from faults import checks, clocks, evidence
@@ -81,9 +82,15 @@ def folders(seed: int) -> Iterator[tuple[Path, Path]]:
 
 
 async def carry_out(
-    service: Service, disk: Disk, history: History, seed: int, size: Size, schedule: list[Fault]
+    service: Service,
+    disk: Disk,
+    history: History,
+    seed: int,
+    size: Size,
+    schedule: list[Fault],
+    needed: Sequence[Json],
 ) -> Run:
-    orders = {order.number: order for order in make_orders(seed, size.jobs)}
+    orders = {order.number: order for order in make_orders(seed, size.jobs, needed)}
     async with AsyncExitStack() as stack:
         for edge in service.edges.values():
             await edge.open()
@@ -165,7 +172,7 @@ async def settle(service: Service, until: float) -> None:
     """Until every job that the database has is over, or the time is."""
 
     async def all_over() -> bool:
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError, TimeoutError, asyncpg.TooManyConnectionsError):
             return not await evidence.count(service.database_url, "live_jobs")
         return False
 
@@ -228,14 +235,17 @@ async def until_stopped(work: Coroutine[Any, Any, Run]) -> Run:
             signal.signal(number, handler)
 
 
-def run(seed: int, size: Size, plants: tuple[str, ...] = ()) -> Run:
-    """All of it. Nothing is left running, whatever happens; the folder of the history stays."""
+def run(seed: int, size: Size, plants: tuple[str, ...] = (), needed: Sequence[Json] = ()) -> Run:
+    """All of it. Nothing is left running, whatever happens; the folder of the history stays.
+
+    `needed` is the provider's misbehaviour without which a planted bug does nothing.
+    """
     schedule = make_schedule(seed, size.seconds, size.kills, clocks=clocks.library() is not None)
     with folders(seed) as (data, logs), disk_under(data / "artifacts") as disk:
         history = History(logs)
         try:
             history.note("run", seed=seed, size=vars(size), plants=plants, schedule=[str(fault) for fault in schedule])
             with started(data, logs, data / "artifacts", plants) as service:
-                return uvloop.run(until_stopped(carry_out(service, disk, history, seed, size, schedule)))
+                return uvloop.run(until_stopped(carry_out(service, disk, history, seed, size, schedule, needed)))
         finally:
             history.close()

@@ -18,7 +18,7 @@ from service.local.up import Running, running
 from service.settings import SettingsError, load_settings
 
 LONGEST_SECONDS = 120.0
-HEADINGS = ("model", "request ID", "status", "what came back", "masks", "total s", "provider s", "model s")
+HEADINGS = ("model", "request ID", "status", "total s", "provider s", "model s")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def what_came_back(job: dict[str, Any]) -> str:
     return shortened(str(output.get("output", "")))
 
 
-def shortened(text: str, length: int = 52) -> str:
+def shortened(text: str, length: int = 90) -> str:
     line = " ".join(text.split())
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
@@ -89,8 +89,6 @@ def row(job: dict[str, Any]) -> tuple[str, ...]:
         job["model"],
         job["request_id"],
         job["status"],
-        what_came_back(job),
-        masks(job["masks"]),
         seconds(timings.get("total_seconds")),
         seconds(timings.get("provider_seconds")),
         seconds(own.get("inference", own.get("total_time"))),
@@ -101,19 +99,29 @@ def masks(found: list[dict[str, Any]]) -> str:
     """How many, and the label of each; its share of the picture once our own copy has been measured."""
     shares = (f" {mask['area_fraction']:.0%}" if mask["area_fraction"] is not None else "" for mask in found)
     named = (f"{mask['label'] or mask['index']}{share}" for mask, share in zip(found, shares, strict=True))
-    return shortened(f"{len(found)}: {', '.join(named)}", 64) if found else "-"
+    return shortened(f"{len(found)} masks: {', '.join(named)}")
 
 
 def seconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def print_table(rows: Sequence[Sequence[str]]) -> None:
+def print_table(jobs: Sequence[dict[str, Any]]) -> None:
+    """Each job on a line of its own, and below it what came back."""
+    rows = [row(job) for job in jobs]
     lines = [HEADINGS, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADINGS))]
-    rule = tuple("-" * width for width in widths)
-    for line in (HEADINGS, rule, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+    def show_line(cells: Sequence[str]) -> None:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+    show_line(HEADINGS)
+    show_line(["-" * width for width in widths])
+    for job, cells in zip(jobs, rows, strict=True):
+        show_line(cells)
+        print(f"    {what_came_back(job)}")
+        if job["masks"]:
+            print(f"    {masks(job['masks'])}")
 
 
 def show(service: Running) -> bool:
@@ -123,7 +131,7 @@ def show(service: Running) -> bool:
     with httpx.Client(base_url=service.url, headers=headers, trust_env=False, timeout=60) as client:
         request_ids = [submit(client, example) for example in examples(picture)]
         jobs = [wait_for_end(client, request_id) for request_id in request_ids]
-    print_table([row(job) for job in jobs])
+    print_table(jobs)
     return all(job["status"] == "completed" for job in jobs)
 
 

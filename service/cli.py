@@ -1,23 +1,30 @@
 """The `roundtrip` program. Each command imports what it needs when it runs, so that help is quick."""
 
 import asyncio
+import gc
 import os
+import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import click
 
+from service.bulk.commands import abort_action, cancel_jobs, list_actions, retry_jobs
 from service.callbacks.commands import callbacks
+from service.gpu.commands import gpu_keys, gpu_worker, routes
 from service.local.console import data_option, database_of, end, settings_of, show_table
 from service.local.errors import CannotStart
 from service.operating import jobs, providers, tenants, webhooks
+from service.retention.commands import retention
+from service.stats.commands import prices, stats
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-SCOPES = ("submit", "read", "admin")
+SCOPES = ("submit", "read", "metrics", "admin")
 
 fd_option = click.option("--fd", type=int, hidden=True, help="Serve this open socket, which `up` holds.")
 
@@ -82,12 +89,24 @@ def api(host: str, port: int, fd: int | None) -> None:
 @main.command()
 def worker() -> None:
     """Run the Celery worker: submits jobs, watches them, copies files."""
-    _celery(
-        "worker",
-        *("--pool=threads", "--concurrency=8", "--without-mingle", "--without-gossip"),
+    from celery.utils.nodenames import default_nodename, host_format
+
+    running = _celery_app("tasks.app").Worker(
+        pool_cls="threads",
+        concurrency=8,
+        queues="roundtrip",
         # A name of its own, so that two workers on one host can both be remote-controlled.
-        *("-Q", "roundtrip", "--loglevel=WARNING", f"--hostname=worker-{uuid4().hex[:12]}@%h"),
+        hostname=host_format(default_nodename(f"worker-{uuid4().hex[:12]}@%h")),
+        without_mingle=True,
+        without_gossip=True,
+        # Nor a heartbeat for who watches Celery's events: a worker's own watchdog looks after it.
+        without_heartbeat=True,
+        loglevel="WARNING",
+        quiet=True,
     )
+    _leave_alone_what_is_loaded()
+    running.start()
+    sys.exit(running.exitcode)
 
 
 @main.command()
@@ -95,13 +114,8 @@ def beat() -> None:
     """Run Celery beat: starts the sweeps by the clock. One of these is enough."""
     settings = settings_of()
     settings.data.mkdir(parents=True, exist_ok=True)
-    _celery("beat", "--loglevel=WARNING", "--pidfile=", f"--schedule={settings.data / 'beat-schedule'}")
-
-
-@main.command("gpu-worker")
-def gpu_worker() -> None:
-    """Not part of this version yet."""
-    end("GPU workers are not part of this version yet", 2)
+    schedule = str(settings.data / "beat-schedule")
+    _celery_app("tasks.beat").Beat(schedule=schedule, loglevel="WARNING", quiet=True).run()
 
 
 @main.command()
@@ -146,6 +160,8 @@ def create_key(tenant: str, scopes: tuple[str, ...], data: Path | None) -> None:
 
     if not tenant.strip() or not tenant.isprintable() or len(tenant) > 200:
         end("a tenant needs a printable name of 1 to 200 characters", 2)
+    if tenant == "*":
+        end("* stands for all tenants, so none can be called so", 2)
     with database_of(data) as url:
         click.echo(asyncio.run(create_key(url, tenant, scopes)))
 
@@ -182,7 +198,7 @@ def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
 
     import uvicorn
 
-    from service.edge import MOST_CONNECTIONS, LimitedProtocol, Server
+    from service.edge import IDLE_SECONDS, MOST_CONNECTIONS, LimitedProtocol, Server
 
     config = uvicorn.Config(
         app,
@@ -195,26 +211,36 @@ def _serve(app: "Starlette", host: str, port: int, fd: int | None) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=10,
     )
+    _leave_alone_what_is_loaded()
     Server(config).run(sockets=None if fd is None else [socket.socket(fileno=fd)])
 
 
-def _celery(*arguments: str) -> None:
+def _leave_alone_what_is_loaded() -> None:
+    """It stays to the end, and the collector would look at all of it now and then while every request waits."""
+    gc.collect()
+    gc.freeze()
+
+
+def _celery_app(module: str) -> Any:
+    """What Celery's own program would do with it begins here, without the 6 MB of that program's other commands."""
     settings = settings_of()
     settings.require_database_url()
     settings.require_broker_url()
-    from celery.bin.celery import celery
     from celery.exceptions import SecurityWarning
 
     # Root in a container is nobody special, and the messages carry no code.
     warnings.simplefilter("ignore", SecurityWarning)
     # Named, not imported: `service` stands without `tasks`.
-    celery.main(["--app", "tasks.app:celery_app", "--quiet", *arguments], prog_name="celery")
+    return import_module(module).celery_app
 
 
-for group in (tenants, providers, webhooks, jobs, callbacks):
-    main.add_command(group)
+for command in (tenants, providers, webhooks, jobs, callbacks, retention, prices, stats, gpu_worker, gpu_keys, routes):
+    main.add_command(command)
+for command in (retry_jobs, cancel_jobs, list_actions, abort_action):
+    jobs.add_command(command)
 
 
 if __name__ == "__main__":

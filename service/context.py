@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import httpx
@@ -11,13 +11,19 @@ import structlog
 from service.artifacts.storage import Storage
 from service.callbacks.keys import SigningKeys
 from service.catalog import Catalog
+from service.condition.progress import Progress
 from service.db import Database, DatabaseAway, open_database
+from service.gpu.keys import WorkerKeys
+from service.gpu.pool import GpuPool
+from service.gpu.queues import open_publisher
+from service.jobs.routing import Routes
 from service.network import AddressGuard, authority, open_http
 from service.providers.address import Sealer
+from service.providers.base import Provider
 from service.providers.fal import FalQueue
 from service.providers.signatures import KeySet
 from service.queue import Nudger, open_nudger
-from service.secrets import CALLBACK_SECRETS, SharedSecret
+from service.secrets import CALLBACK_SECRETS, FILE_LINKS, SharedSecret
 from service.settings import Settings
 
 log = structlog.get_logger()
@@ -36,11 +42,24 @@ class Context:
     storage: Storage
     fal: FalQueue
     fal_keys: KeySet
+    gpu: GpuPool
+    gpu_keys: WorkerKeys
+    routes: Routes
     downloads: httpx.AsyncClient
     callbacks: httpx.AsyncClient
     webhook_secret: SharedSecret
     callback_secret: SharedSecret
     callback_keys: SigningKeys
+    file_secret: SharedSecret
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        return self.fal, self.gpu
+
+    def provider(self, name: str) -> Provider:
+        """fal, for what was written by nobody that is known."""
+        return next((each for each in self.providers if each.name == name), self.fal)
 
     async def sealer(self) -> Sealer:
         return Sealer(await self.webhook_secret.get(self.db))
@@ -61,6 +80,11 @@ async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGen
         if not key:
             log.warning("FAL_KEY is not set; a provider that asks for one will refuse every job")
         await warn_if_not_durable(db)
+        webhook_secret = SharedSecret("webhook-seal")
+
+        async def sealer() -> Sealer:
+            return Sealer(await webhook_secret.get(db))
+
         yield Context(
             settings=settings,
             db=db,
@@ -69,11 +93,15 @@ async def open_context(settings: Settings, *, connections: int = 12) -> AsyncGen
             storage=Storage.open(settings.artifacts_location),
             fal=FalQueue(http, settings.fal_queue_url, key, settings.submit_timeout_seconds),
             fal_keys=KeySet(http, settings.fal_jwks_url),
+            gpu=GpuPool(db, open_publisher(settings), sealer),
+            gpu_keys=WorkerKeys(db),
+            routes=Routes(),
             downloads=downloads,
             callbacks=callbacks,
-            webhook_secret=SharedSecret("webhook-seal"),
+            webhook_secret=webhook_secret,
             callback_secret=SharedSecret(CALLBACK_SECRETS),
             callback_keys=SigningKeys(),
+            file_secret=SharedSecret(FILE_LINKS),
         )
 
 

@@ -7,16 +7,21 @@ asks are built with SQLAlchemy Core and run here too.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import cached_property, partial
+from operator import itemgetter
 from time import monotonic
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 from sqlalchemy import ClauseElement, Dialect
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
 
+from service.batching import Batcher
 from service.errors import Invalid, Unavailable
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 Row = asyncpg.Record
 Result = TypeVar("Result")
@@ -27,23 +32,44 @@ AWAY = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # A connection that is used between the server's last words and its end.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
-    asyncpg.QueryCanceledError,
-    asyncpg.DiskFullError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    # A server that waits to be promoted.
+    asyncpg.ReadOnlySQLTransactionError,
 )
 
-# A list that takes longer has to be asked for more narrowly.
-LIST_SECONDS = 10.0
+# Values that make a statement larger than this go alone, so that no small one waits for them.
+LARGE = 64 * 1024
+
+# Of each statement, so many transactions at a time bring together what came meanwhile, of so many values at most.
+TOGETHER_AT_A_TIME = 2
+MOST_TOGETHER = 64
+
+# These say of a transaction that nothing of it was carried out, and perhaps because of a single one of its values.
+UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
+
+# A question that takes longer has to be asked for more narrowly, and one that waits longer for its turn later.
+QUESTION_SECONDS = 10.0
 
 SESSION = {
     "synchronous_commit": "on",
     "application_name": "roundtrip",
     "statement_timeout": "30s",
+    # A row that somebody holds for longer is one that he will not let go soon. Whoever asks is answered before his own
+    # patience ends, and in a shared transaction the others do not wait with him.
+    "lock_timeout": "3s",
     "idle_in_transaction_session_timeout": "30s",
+    # A process whose machine is gone says nothing; within a minute what it had locked is free.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
     "jit": "off",
     "timezone": "UTC",
 }
@@ -53,8 +79,12 @@ class TooCostly(Invalid):
     """A question that the database could not answer in time."""
 
     def __init__(self) -> None:
-        words = "This question takes too long; narrow it with created_after, model or status."
+        words = "This question takes too long; ask for less of it, or narrow it with created_after, model or status."
         super().__init__([{"loc": ["query"], "msg": words, "type": "too_costly"}])
+
+
+class Busy(Unavailable):
+    message = "Too much is being asked for at once; try again shortly."
 
 
 class DatabaseAway(Unavailable):
@@ -69,6 +99,7 @@ def _away(error: Exception) -> Exception:
 class Database:
     def __init__(self, pool: "asyncpg.Pool[Row]") -> None:
         self.pool = pool
+        self._together: dict[str, Batcher[tuple[Any, ...], Row | None]] = {}
 
     async def fetch(self, sql: str, *values: Any) -> list[Row]:
         try:
@@ -82,6 +113,34 @@ class Database:
         except AWAY as error:
             raise _away(error) from error
 
+    async def fetchrow_together(self, sql: str, *values: Any) -> Row | None:
+        """As `fetchrow`, in one round trip and one transaction with those of this statement that came meanwhile.
+
+        A row that it answers begins with the first of its values, which says what it locks. Where several come at
+        once they are carried out in the order of that, so that no two transactions wait for each other, and never two
+        of the same in one. One whose row is locked for long waits for it alone.
+        """
+        if sum(len(value) for value in values if isinstance(value, str | bytes)) > LARGE:
+            return await self.fetchrow(sql, *values)
+        batcher = self._together.get(sql)
+        if batcher is None:
+            write = partial(self._fetch_each, sql)
+            batcher = self._together[sql] = Batcher(
+                write, whole=(DatabaseAway,), writers=TOGETHER_AT_A_TIME, most=MOST_TOGETHER, name=itemgetter(0)
+            )
+        return await batcher.put(values)
+
+    async def _fetch_each(self, sql: str, asked: Sequence[tuple[Any, ...]]) -> list[Row | None]:
+        if len(asked) == 1:
+            return [await self.fetchrow(sql, *asked[0])]
+        try:
+            rows = {row[0]: row for row in await self.pool.fetchmany(sql, sorted(asked, key=itemgetter(0)))}
+        except UNDONE:
+            raise  # Each is carried out for itself.
+        except AWAY as error:
+            raise _away(error) from error
+        return [rows.get(values[0]) for values in asked]
+
     async def execute(self, sql: str, *values: Any) -> str:
         try:
             return await self.pool.execute(sql, *values)
@@ -90,23 +149,82 @@ class Database:
 
     async def fetch_in_turn(self, turn: int, sql: str, *values: Any) -> list[Row]:
         """As `fetch`, one at a time over all processes of this `turn`: each sees all that the one before has done."""
+        async with self.in_turn(turn) as connection:
+            return await connection.fetch(sql, *values)
+
+    @asynccontextmanager
+    async def in_turn(self, turn: int) -> AsyncGenerator["PoolConnectionProxy[Row]"]:
+        """A transaction, one at a time over all processes of this `turn`."""
+        async with self.transaction() as connection:
+            # Turns are long now and then, and come to everybody.
+            await connection.execute("SELECT set_config('lock_timeout', '0', true), pg_advisory_xact_lock($1)", turn)
+            yield connection
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncGenerator["PoolConnectionProxy[Row]"]:
+        """For the few changes that are more than one statement."""
         try:
             async with self.pool.acquire() as connection, connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", turn)
-                return await connection.fetch(sql, *values)
+                yield connection
         except AWAY as error:
             raise _away(error) from error
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncGenerator["Snapshot"]:
+        """Several statements that see the record as it stood at the first of them. Raises TooCostly or Busy."""
+        async with self._question() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
+            yield Snapshot(connection)
+
     async def run(self, statement: ClauseElement) -> list[Row]:
-        """Run a SQLAlchemy Core statement that was made for one request. Raises TooCostly."""
+        """Run a SQLAlchemy Core statement that was made for one request. Raises TooCostly or Busy."""
         compiled = Compiled(statement)
+        async with self._question() as connection:
+            return await connection.fetch(compiled.sql, *compiled.values())
+
+    @cached_property
+    def _room(self) -> asyncio.Semaphore:
+        """Questions never have more than half of the connections, so that no job waits for a list."""
+        return asyncio.Semaphore(max(1, self.pool.get_max_size() // 2))
+
+    @asynccontextmanager
+    async def _question(self) -> AsyncGenerator["PoolConnectionProxy[Row]"]:
+        """A connection for a question, which has its time from when it has that."""
+        await self._turn_of_a_question()
+        limit = asyncio.timeout(QUESTION_SECONDS)
         try:
-            async with asyncio.timeout(LIST_SECONDS) as limit:
-                return await self.pool.fetch(compiled.sql, *compiled.values())
+            async with self.pool.acquire() as connection, limit:
+                yield connection
         except TimeoutError as error:
             raise (TooCostly() if limit.expired() else DatabaseAway()) from error
         except AWAY as error:
             raise _away(error) from error
+        finally:
+            self._room.release()
+
+    async def _turn_of_a_question(self) -> None:
+        try:
+            async with asyncio.timeout(QUESTION_SECONDS):
+                await self._room.acquire()
+        except TimeoutError:
+            raise Busy from None
+
+
+class Snapshot:
+    """Reads that all see the same."""
+
+    def __init__(self, connection: "PoolConnectionProxy[Row]") -> None:
+        self._connection = connection
+
+    async def plan_without_values(self, on: bool) -> None:
+        """Whether statements are planned once for all values from here on; as PostgreSQL sees fit, unless it is so."""
+        mode = "force_generic_plan" if on else "auto"
+        await self._connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+
+    async def fetch(self, sql: str, *values: Any) -> list[Row]:
+        return await self._connection.fetch(sql, *values)
+
+    async def fetchrow(self, sql: str, *values: Any) -> Row | None:
+        return await self._connection.fetchrow(sql, *values)
 
 
 class Compiled:
@@ -164,8 +282,11 @@ async def one_connection(url: str) -> AsyncGenerator["asyncpg.Connection[Row]"]:
         await connection.close()
 
 
-def sqlalchemy_engine(url: str) -> AsyncEngine:
+def sqlalchemy_engine(url: str) -> "AsyncEngine":
     """An engine for Alembic; asyncpg itself reads the address, so that both accept the same ones."""
+    from sqlalchemy.ext.asyncio import create_async_engine
+    from sqlalchemy.pool import NullPool
+
     return create_async_engine("postgresql+asyncpg://", async_creator=lambda: asyncpg.connect(url), poolclass=NullPool)
 
 

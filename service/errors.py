@@ -7,10 +7,12 @@ ServiceError
 │   └── UnknownModel       404
 ├── StillPending           400  a result was asked for before the end
 ├── Conflict               409  the job is not in a state that allows this
+├── Gone                   410  it was removed, as its tenant wanted, or a shared address whose time is over
 ├── BodyTooLarge           413
 ├── UnsupportedMedia       415
 ├── Invalid                422  fal's list of {loc, msg, type}
 │   └── IdempotencyMismatch 422 the same key with another body
+├── NotDrawable            422  a mask or picture of which that cannot be made
 ├── SignatureRejected      401  an inbound webhook that proves nothing
 └── Unavailable            503  a part that this request needs is away
 """
@@ -83,6 +85,12 @@ class Conflict(ServiceError):
     message = "The job is not in a state that allows this."
 
 
+class Gone(ServiceError):
+    status = 410
+    error_type = "gone"
+    message = "This was removed, as its tenant wanted."
+
+
 class BodyTooLarge(ServiceError):
     status = 413
     error_type = "file_too_large"
@@ -117,12 +125,25 @@ class IdempotencyMismatch(ServiceError):
     message = "This Idempotency-Key was used before with another request."
 
 
+class NotDrawable(ServiceError):
+    status = 422
+    error_type = "not_drawable"
+    message = "The mask, or the picture that it is of, cannot be decoded within the limits for pictures."
+
+
 class SignatureRejected(ServiceError):
-    """One answer for every cause, so that a forger learns nothing from it."""
+    """One answer for every cause, so that a forger learns nothing from it; `reason` is for us alone."""
 
     status = 401
     error_type = "auth_error"
     message = "The webhook's signature does not hold."
+    reason = "signature"
+
+    @classmethod
+    def because(cls, reason: str) -> "SignatureRejected":
+        error = cls()
+        error.reason = reason
+        return error
 
 
 class Unavailable(ServiceError):

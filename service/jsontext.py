@@ -1,6 +1,7 @@
 """JSON in and out: strict where a stranger sends it, byte for byte where a model gave it."""
 
 import json
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -20,14 +21,23 @@ def parse(data: bytes | str) -> Any:
         raise NotJSON(str(error)) from None
 
 
+# A tree of small values takes a hundred times the room of its text, and long to make. Counted is what may begin a
+# value, in strings too, so that one look at the bytes does.
+MOST_VALUES = 100_000
+
+
 def parse_once(data: bytes) -> Any:
-    """As `parse`, and no name stands twice in an object: the next reader might take the other value."""
-    value = parse(data)
+    """As `parse`, and no name stands twice in an object: the next reader might take the other value.
+
+    Not more than `MOST_VALUES`. The tree is Python's own parser's, after msgspec, which is stricter, has read the text.
+    """
+    if sum(data.count(mark) for mark in (b",", b"[", b"{")) >= MOST_VALUES:
+        raise NotJSON(f"it has {MOST_VALUES:,} values or more")
     try:
-        json.loads(data, object_pairs_hook=_unique)
+        msgspec.json.decode(data, type=Raw)
+        return json.loads(data.decode(), object_pairs_hook=_unique, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise NotJSON(str(error)) from None
-    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,6 +45,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in an object")
     return found
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not isfinite(number):
+        raise ValueError("a number is out of range")
+    return number
 
 
 def parse_loosely(data: bytes) -> Any:
@@ -46,9 +63,11 @@ def parse_loosely(data: bytes) -> Any:
 
 
 def is_json(data: bytes) -> bool:
+    """Without a tree, which of a large output would be larger by far."""
     try:
-        parse(data)
-    except NotJSON:
+        msgspec.json.decode(data, type=Raw)
+        data.decode()
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return False
     return True
 

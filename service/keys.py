@@ -14,7 +14,10 @@ from uuid_utils.compat import uuid7
 from service.db import Database, one_connection
 from service.errors import Unauthenticated
 
-SCOPES = ("submit", "read", "admin")
+SCOPES = ("submit", "read", "metrics", "admin")
+
+# What a scope brings along: who may read a job may also know how it goes.
+INCLUDED = {"metrics": ("metrics", "read", "admin"), "read": ("read", "admin"), "submit": ("submit", "admin")}
 
 # A key is looked up again after this long, so that a revocation is felt everywhere within it.
 REMEMBERED_SECONDS = 5.0
@@ -32,7 +35,7 @@ class Caller:
     join_seconds: float | None = None
 
     def may(self, scope: str) -> bool:
-        return scope in self.scopes or "admin" in self.scopes
+        return not self.scopes.isdisjoint(INCLUDED.get(scope, (scope, "admin")))
 
 
 def digest(secret: str) -> bytes:

@@ -1,16 +1,16 @@
 """The one way out over HTTP: httpx's API on aiohttp's connections, and the guard for addresses that strangers name."""
 
-import asyncio
 import contextlib
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from functools import partial
+from functools import cache, partial
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from time import time
+from typing import Any, Protocol
 
 import aiohttp
 import httpx
@@ -19,9 +19,11 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
 from service import __version__
+from service.names import NobodyToAsk, StrangersResolver, literal_address
 
 MAX_URL_LENGTH = 2048
 UNREACHABLE = "must be reachable from the internet (ROUNDTRIP_ALLOW_PRIVATE_NETWORKS lets private addresses in)"
+NOBODYS = "must not be a link-local, multicast or otherwise reserved address"
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 SocketAddress = tuple[int, int, int, str, tuple[str | int, ...]]
@@ -60,6 +62,10 @@ FIRST_FREE_PORT = 1024
 
 class AddressRefused(OSError):
     """The guard does not let anybody connect there."""
+
+
+class NotTried(httpx.ConnectError):
+    """No connection was tried, for a reason of our own: it says nothing about who was to be reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,50 +139,13 @@ def check_webhook_url(url: str, allow_private: bool) -> None:
         raise ValueError("must not contain a user name or password")
     if not allow_private and target.port < FIRST_FREE_PORT and target.port not in WEB_PORTS:
         raise ValueError(f"must use port 80, port 443, or one from {FIRST_FREE_PORT} on")
-    literal = _literal(host)
+    literal = literal_address(host)
+    if literal is not None and not AddressGuard(allow_private=True).allows(literal):
+        raise ValueError(NOBODYS)
     if literal is not None and not AddressGuard(allow_private).allows(literal):
         raise ValueError(UNREACHABLE)
     if not allow_private and (host == "localhost" or host.endswith(".localhost")):
         raise ValueError(UNREACHABLE)
-
-
-def _literal(host: str) -> str | None:
-    """The address that a host spells, by the C library's reading too: `2130706433`, `0x7f.1`, `0177.1`."""
-    if ":" in host:
-        return host
-    try:
-        return socket.inet_ntoa(socket.inet_aton(host))
-    except OSError:
-        return None
-
-
-class StrangersResolver(AbstractResolver):
-    """The system's resolver on threads of its own: a name server that is silent holds them up, and not everybody's."""
-
-    THREADS = 32
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(self.THREADS, thread_name_prefix="names")
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        asked = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, 0, socket.AI_ADDRCONFIG)
-        answers = await asyncio.get_running_loop().run_in_executor(self._threads, asked)
-        return [
-            ResolveResult(
-                hostname=host,
-                host=str(target[0]),
-                port=port,
-                family=kind,
-                proto=protocol,
-                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-            )
-            for kind, _, protocol, _, target in answers
-        ]
-
-    async def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class GuardedResolver(AbstractResolver):
@@ -226,6 +195,8 @@ def _honest_errors() -> Iterator[None]:
         yield
     except (httpx.TransportError, aiohttp.ClientError) as error:
         cause = error.__cause__ if isinstance(error, httpx.TransportError) else error
+        if isinstance(cause, aiohttp.ClientConnectorError) and isinstance(cause.os_error, NobodyToAsk):
+            raise NotTried(str(cause)) from cause
         for kind, honest in _ERRORS:
             if isinstance(cause, kind):
                 raise honest(str(cause) or kind.__name__) from cause
@@ -245,7 +216,38 @@ class _Body(httpx.AsyncByteStream):
         await self._stream.aclose()
 
 
+class TooMuch(Exception):
+    """An answer that is larger than anybody should have to keep."""
+
+
+class Answer(Protocol):
+    """What is read of an answer; httpx's Response has it, too."""
+
+    @property
+    def status_code(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def content(self) -> bytes: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """An answer that was read at once."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+
 class _Transport(AiohttpTransport):
+    def session_for(self, _: yarl.URL) -> aiohttp.ClientSession:
+        if not isinstance(self.client, aiohttp.ClientSession):
+            self.client = self.get_client()
+        return self.client
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         if request.url.userinfo:  # httpx made a header of it, and aiohttp will not have both
             request.url = request.url.copy_with(userinfo=b"")
@@ -264,28 +266,79 @@ class _GuardedTransport(httpx.AsyncBaseTransport):
         self._trusted = trusted
         self._guarded = guarded
 
+    def _pool(self, url: yarl.URL) -> _Transport:
+        return self._trusted if self._guard.trusts(url.raw_host or "", url.port or 0) else self._guarded
+
+    def session_for(self, url: yarl.URL) -> aiohttp.ClientSession:
+        return self._pool(url).session_for(url)
+
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         try:
             url = yarl.URL(str(request.url))  # read as aiohttp will read it, not as httpx did
         except ValueError as error:
             raise httpx.UnsupportedProtocol(str(error)) from error
-        trusted = self._guard.trusts(url.raw_host or "", url.port or 0)
-        return await (self._trusted if trusted else self._guarded).handle_async_request(request)
+        return await self._pool(url).handle_async_request(request)
 
     async def aclose(self) -> None:
         await self._trusted.aclose()
         await self._guarded.aclose()
 
 
-def retry_after(response: httpx.Response) -> float | None:
+class Client(httpx.AsyncClient):
+    """httpx's client, and a leaner way over the same connections for what is sent and read whole, a thousand times."""
+
+    def __init__(self, transport: _Transport | _GuardedTransport, **options: Any) -> None:
+        super().__init__(transport=transport, **options)
+        self._connections = transport
+        self._always = dict(self.headers)
+        self._limits = aiohttp.ClientTimeout(
+            connect=self.timeout.pool, sock_connect=self.timeout.connect, sock_read=self.timeout.read
+        )
+
+    async def exchange(
+        self, method: str, url: str, headers: Mapping[str, str], content: bytes | None, limit: int
+    ) -> Read:
+        """One request and its whole answer, without cookies, redirects or httpx's own objects around it.
+
+        Names of headers in small letters. Raises httpx.TransportError, or TooMuch beyond `limit` bytes.
+        """
+        sent = {**self._always, **headers}
+        with _honest_errors():
+            try:
+                target = yarl.URL(url)
+            except ValueError as error:
+                raise httpx.UnsupportedProtocol(str(error)) from error
+            if target.user is not None or target.password is not None:
+                sent["authorization"] = aiohttp.encode_basic_auth(target.user or "", target.password or "")
+                target = target.with_user(None)
+            async with self._connections.session_for(target).request(
+                method, target, headers=sent, data=content, allow_redirects=False, timeout=self._limits
+            ) as answer:
+                body = bytearray()
+                async for chunk in answer.content.iter_any():
+                    body += chunk
+                    if len(body) > limit:
+                        raise TooMuch
+        return Read(answer.status, answer.headers, bytes(body))
+
+
+def retry_after(response: Answer) -> float | None:
     """Seconds that a `Retry-After` header asks for, as a number or as a date."""
     value = response.headers.get("retry-after", "")
     if value.isascii() and value.isdecimal():
         return min(float(value), 86_400.0)
     try:
         return min(max(parsedate_to_datetime(value).timestamp() - time(), 0.0), 86_400.0)
-    except (TypeError, ValueError):
-        return None
+    except (TypeError, ValueError, OverflowError):
+        return None  # It is no date, or one that no clock will see.
+
+
+@cache
+def trusted_certificates() -> ssl.SSLContext:
+    """Of certifi and of this machine."""
+    tls = httpx.create_ssl_context(trust_env=False)
+    tls.load_default_certs()
+    return tls
 
 
 def open_http(
@@ -296,10 +349,9 @@ def open_http(
     read_seconds: float = 30.0,
     max_connections: int = 100,
     keepalive_seconds: float = 30.0,
-) -> httpx.AsyncClient:
+) -> Client:
     """A client for the operator's own addresses (no guard) or for strangers' (a guard); close it when done."""
-    tls = httpx.create_ssl_context(trust_env=False)
-    tls.load_default_certs()
+    tls = trusted_certificates()
 
     def session(guard: AddressGuard | None) -> aiohttp.ClientSession:
         names = resolver or (StrangersResolver() if guard else aiohttp.ThreadedResolver())
@@ -315,8 +367,8 @@ def open_http(
     def transport(guard: AddressGuard | None) -> _Transport:
         return _Transport(verify=tls, client=partial(session, guard))
 
-    return httpx.AsyncClient(
-        transport=_GuardedTransport(guard, transport(None), transport(guard)) if guard else transport(None),
+    return Client(
+        _GuardedTransport(guard, transport(None), transport(guard)) if guard else transport(None),
         # aiohttp's time for a connection from its pool includes making it, so that limit is the connect limit.
         timeout=httpx.Timeout(read_seconds, connect=connect_seconds, pool=connect_seconds),
         headers={"User-Agent": f"roundtrip/{__version__}", "Accept-Encoding": "identity"},

@@ -8,13 +8,15 @@ from uuid import UUID
 
 import click
 
+from service.jobs.lifecycle import Verdict
 from service.local.console import data_option, database_of, end, printable, settings_of, show_table
 
 if TYPE_CHECKING:
     from service.db import Database
-    from service.webhooks.replaying import Replay
+    from service.jobs.replaying import Replay
 
 Result = TypeVar("Result")
+PROVIDERS = click.Choice(["fal", "gpu"])
 
 
 def with_database(data: Path | None, work: Callable[["Database"], Awaitable[Result]]) -> Result:
@@ -41,7 +43,7 @@ def list_tenants(data: Path | None) -> None:
     rows = with_database(data, tenants)
     show_table(
         [
-            ("TENANT", "IN DOUBT", "CALLBACKS", "JOINS", "MADE"),
+            ("TENANT", "IN DOUBT", "CALLBACKS", "JOINS", "MADE", "USER ID"),
             *(
                 (
                     row["name"],
@@ -49,6 +51,7 @@ def list_tenants(data: Path | None) -> None:
                     row["callback_format"],
                     _joins(row["join_seconds"]),
                     f"{row['created_at']:%F}",
+                    str(row["id"]),
                 )
                 for row in rows
             ),
@@ -98,18 +101,26 @@ def set_tenant(
 @tenants.command("secret")
 @click.argument("tenant")
 @click.option("--rotate", is_flag=True, help="Make a new one; the old one holds for a day.")
+@click.option("--again", is_flag=True, help="Even within a day: of the older secrets only the last one then holds.")
 @data_option
-def show_secret(tenant: str, rotate: bool, data: Path | None) -> None:
-    """What a tenant verifies Standard Webhooks with."""
-    from service.tenants import callback_secrets
+def show_secret(tenant: str, rotate: bool, again: bool, data: Path | None) -> None:
+    """What a tenant verifies its callbacks with."""
+    from service.tenants import RotatedBefore, callback_secrets
 
-    secrets = with_database(data, lambda db: callback_secrets(db, tenant, rotate=rotate))
+    try:
+        secrets = with_database(data, lambda db: callback_secrets(db, tenant, rotate=rotate, again=again))
+    except RotatedBefore:
+        end(f"the secret of {tenant} was rotated within a day; --again ends the one before that at once", 1)
     if secrets is None:
         end(f"there is no tenant {tenant}", 1)
-    click.echo(f"v1   {secrets.secret}")
+    before = "(the one before; it holds for a day after the rotation)"
+    click.echo(f"v1       {secrets.secret}")
     if secrets.before is not None:
-        click.echo(f"     {secrets.before}  (the one before; it holds for a day after the rotation)")
-    click.echo(f"v1a  {secrets.public_key}")
+        click.echo(f"         {secrets.before}  {before}")
+    click.echo(f"v1a      {secrets.public_key}")
+    if secrets.public_key_before is not None:
+        click.echo(f"         {secrets.public_key_before}  {before}")
+    click.echo(f"user ID  {secrets.user_id}  (in fal's form)")
 
 
 @click.group()
@@ -140,7 +151,7 @@ def list_providers(data: Path | None) -> None:
 
 
 @providers.command("pause")
-@click.argument("provider", type=click.Choice(["fal"]))
+@click.argument("provider", type=PROVIDERS)
 @click.option("--reason", default="An operator paused it.", show_default=True)
 @data_option
 def pause_provider(provider: str, reason: str, data: Path | None) -> None:
@@ -152,7 +163,7 @@ def pause_provider(provider: str, reason: str, data: Path | None) -> None:
 
 
 @providers.command("resume")
-@click.argument("provider", type=click.Choice(["fal"]))
+@click.argument("provider", type=PROVIDERS)
 @data_option
 def resume_provider(provider: str, data: Path | None) -> None:
     """Submit to it again, from the next sweep on."""
@@ -163,6 +174,28 @@ def resume_provider(provider: str, data: Path | None) -> None:
     click.echo(f"{provider} gets jobs again.")
 
 
+@providers.command("drain")
+@click.argument("provider", type=PROVIDERS)
+@click.option("--yes", is_flag=True, help="Do it; without this, only say what would be done.")
+@data_option
+def drain_provider(provider: str, yes: bool, data: Path | None) -> None:
+    """Take the jobs that wait for a provider to the other one.
+
+    Not those whose client asked for it, nor those that a rule keeps where they are. What a provider has already stays.
+    """
+    from service.jobs.due import drain, movable
+    from service.jobs.routing import OTHER
+
+    other = OTHER[provider]
+    rows = with_database(data, lambda db: movable(db, provider))
+    show_table([("MODEL", "JOBS"), *((row["model"], str(row["jobs"])) for row in rows)])
+    if not yes:
+        click.echo(f"{sum(row['jobs'] for row in rows)} would go to {other}; --yes does it.")
+        return
+    moved = with_database(data, lambda db: drain(db, provider, other))
+    click.echo(f"{moved} went to {other}.")
+
+
 @click.group()
 def webhooks() -> None:
     """What providers said of jobs, as it was recorded."""
@@ -170,12 +203,12 @@ def webhooks() -> None:
 
 @webhooks.command("list")
 @click.option("--job", "request_id", type=click.UUID, help="Of this job only.")
-@click.option("--verdict", help="With this verdict only, such as conflict or unreadable.")
+@click.option("--verdict", type=click.Choice([verdict.value for verdict in Verdict]), help="With this verdict only.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @data_option
 def list_webhooks(request_id: UUID | None, verdict: str | None, limit: int, data: Path | None) -> None:
     """The newest reports, of webhooks, polls and results."""
-    from service.webhooks.replaying import recorded
+    from service.jobs.replaying import recorded
 
     rows = with_database(data, lambda db: recorded(db, request_id, verdict, limit))
     heading = ("ID", "RECEIVED", "SOURCE", "VERDICT", "BYTES", "ATTEMPT", "JOB")
@@ -205,12 +238,14 @@ def list_webhooks(request_id: UUID | None, verdict: str | None, limit: int, data
 def replay_webhook(report_id: int, apply: bool, data: Path | None) -> None:
     """Show what today's code makes of a recorded report. An end is never changed by it."""
     from service.catalog import Catalog
-    from service.webhooks.replaying import NoSuchReport, replay
+    from service.jobs.replaying import NoSuchReport, ReportRemoved, replay
 
     settings = settings_of(data)
     catalog, user_id = Catalog(settings.models), settings.fal_user_id
     try:
         replayed = with_database(data, lambda db: replay(db, catalog, report_id, user_id=user_id, apply=apply))
+    except ReportRemoved:
+        end(f"the bytes of report {report_id} were removed, as its tenant wanted", 1)
     except NoSuchReport:
         end(f"there is no report {report_id}", 1)
     for line in account_of(replayed, applied=apply):

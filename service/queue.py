@@ -1,6 +1,6 @@
 """Celery as the nudge: a message says "look now" and nothing else; the work itself stands in PostgreSQL.
 
-A message that is lost costs time, until the next sweep, and never work. So messages are acknowledged
+A message that is lost costs time, until the next sweep, and never work. So messages are forgotten by the broker
 when they are taken, carry no data, and are merged: however many jobs came, one message wakes a task that
 takes them all.
 """
@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import structlog
 from celery import Celery
-from kombu import Connection
+from kombu import Connection, Exchange, Queue
 
 from service.settings import Settings
 
@@ -31,12 +31,19 @@ RETRY_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interv
 
 class TaskName(StrEnum):
     SUBMIT = "roundtrip.submit_jobs"
+    SUBMIT_GPU = "roundtrip.submit_jobs_to_gpu"
     WATCH = "roundtrip.watch_jobs"
     COPY = "roundtrip.copy_files"
     DELIVER = "roundtrip.deliver_callbacks"
+    BULK = "roundtrip.bulk_actions"
     SWEEP = "roundtrip.sweep"
     TIDY = "roundtrip.tidy"
     CANARY = "roundtrip.canary"
+
+
+def submission(provider: str) -> TaskName:
+    """The nudge for jobs that wait for this provider."""
+    return TaskName.SUBMIT_GPU if provider == "gpu" else TaskName.SUBMIT
 
 
 class PatientConnection(Connection):
@@ -54,12 +61,13 @@ def build_celery(settings: Settings) -> Celery:
     app = Celery("roundtrip", broker=settings.require_broker_url(), set_as_current=False)
     app.conf.update(
         task_default_queue=QUEUE,
+        # A taken message is gone. Kombu's Redis transport would keep a copy until it is acknowledged, and one such copy
+        # that cannot be read, whatever spoiled it, ends every worker at its start.
+        task_queues=[Queue(QUEUE, Exchange(QUEUE), routing_key=QUEUE, no_ack=True)],
         task_ignore_result=True,
         task_serializer="json",
         accept_content=["json"],
-        task_acks_late=False,
         task_publish_retry=False,
-        worker_prefetch_multiplier=4,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         worker_soft_shutdown_timeout=20.0,
@@ -78,9 +86,10 @@ def transport_options(broker_url: str) -> dict[str, object]:
     match broker_url.partition("://")[0]:
         case "redis" | "rediss" | "redis+socket":
             return {
-                "visibility_timeout": 120,
-                "unacked_restore_interval": 5,
-                "unacked_restore_throttle": 1,
+                # Nor are copies looked at that others left there.
+                "unacked_restore_limit": 0,
+                # A list for each priority is asked otherwise.
+                "priority_steps": [0],
                 "socket_connect_timeout": 2,
                 "socket_timeout": 5,
                 "socket_keepalive": True,
@@ -90,6 +99,11 @@ def transport_options(broker_url: str) -> dict[str, object]:
             return {"confirm_publish": True}
         case _:
             return {"use_notify": True}
+
+
+def forgets_what_is_taken(broker_url: str) -> bool:
+    """Whether `no_ack` is all that there is to say; other transports of kombu's want each message acknowledged."""
+    return broker_url.startswith(("redis", "amqp"))
 
 
 class Nudger:
@@ -123,6 +137,11 @@ class Nudger:
             elif len(self._later) < self.MOST_LATER:
                 heapq.heappush(self._later, (monotonic() + after, name))
             self._changed.notify()
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last message could not be published."""
+        return self._away
 
     def close(self) -> None:
         """Publish what is due and end; what is due later is the sweep's."""

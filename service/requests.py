@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from service.context import Context
-from service.db import Row
+from service.db import DatabaseAway, Row
 from service.errors import BadRequest, Forbidden, Invalid, NotFound, UnsupportedMedia
 from service.jobs import reads
-from service.jobs.waiting import Waiting, wait_for
+from service.jobs.waiting import LOOK_AGAIN_SECONDS, Waiting, wait_for
 from service.jsontext import NotJSON, encode, parse_once
 from service.keys import Caller, KeyRing
 
@@ -22,11 +22,15 @@ JSON = "application/json"
 Shape = TypeVar("Shape", bound=BaseModel)
 
 LONGEST_KEY = 255
+LONG_BODY = 2**20
 LONGEST_WAIT_SECONDS = 3_600.0
 
 # Files are copied right after the end; who waits for a job is told with the copies in place, if they come soon.
 COPIES_WAIT_SECONDS = 3.0
-COPIES_LOOK_SECONDS = 0.1
+
+# A database that is away is waited for as long, and asked so often whether it is back.
+PATIENCE_SECONDS = 300.0
+AWAY_LOOK_SECONDS = 0.25
 
 # How often somebody who waits is looked after: has he gone?
 STILL_THERE_SECONDS = 5.0
@@ -62,16 +66,23 @@ async def read_job(request: Request, caller: Caller) -> Row:
 async def wait_for_end(request: Request, job_id: UUID, seconds: float) -> bool:
     """Until the job has ended and its copies are made, if they are soon.
 
-    False: the time was over before, or this process ends.
+    False: the time was over before, or this process ends. Raises DatabaseAway when that lasts too long.
     """
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
-    until = monotonic() + seconds
+    until, seen_at = monotonic() + seconds, monotonic()
     copies_until: float | None = None
     ended = False
     async with waiting.on(job_id) as changed:
         while (left := until - monotonic()) > 0 and not (waiting.stopped or await request.is_disconnected()):
-            ended, copied = await reads.is_over(context.db, job_id)
+            try:
+                ended, copied = await reads.is_over(context.db, job_id)
+            except DatabaseAway:
+                if monotonic() - seen_at > PATIENCE_SECONDS:
+                    raise
+                await wait_for(changed, AWAY_LOOK_SECONDS)
+                continue
+            seen_at = monotonic()
             if ended and copied:
                 break
             if not ended:
@@ -79,8 +90,13 @@ async def wait_for_end(request: Request, job_id: UUID, seconds: float) -> bool:
             else:
                 copies_until = copies_until or monotonic() + COPIES_WAIT_SECONDS
                 until = min(until, copies_until)
-                await asyncio.sleep(COPIES_LOOK_SECONDS)
+                await wait_for(changed, min(until - monotonic(), LOOK_AGAIN_SECONDS))
     return ended
+
+
+async def read_long_json(request: Request, body: bytes) -> Any:
+    """As `read_json`, for bodies that may be large: nobody waits while one of those is read."""
+    return await asyncio.to_thread(read_json, request, body) if len(body) > LONG_BODY else read_json(request, body)
 
 
 def read_json(request: Request, body: bytes) -> Any:
@@ -119,9 +135,13 @@ def answer(value: Any, status: int = 200, *, request_id: UUID | str | None = Non
     return Response(content, status, headers, JSON)
 
 
+def stream_headers(request_id: UUID | str) -> dict[str, str]:
+    """Of server-sent events; a proxy in front of us is asked not to hold them back."""
+    return {"cache-control": "no-store", "x-accel-buffering": "no", "x-fal-request-id": str(request_id)}
+
+
 def event_stream(request: Request, events: AsyncGenerator[bytes], request_id: UUID | str) -> Response:
-    """Server-sent events; a proxy in front of us is asked not to hold them back."""
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no", "x-fal-request-id": str(request_id)}
+    headers = stream_headers(request_id)
     if request.method == "HEAD":
         return Response(headers=headers, media_type="text/event-stream")
     return StreamingResponse(events, headers=headers, media_type="text/event-stream")

@@ -63,8 +63,8 @@ def _broker_url(value: str) -> str:
 def _artifacts_url(value: str) -> str:
     parts = _split(value)
     local = parts.scheme == "file" and parts.netloc in {"", "localhost"} and parts.path.strip("/")
-    if not local and not (parts.scheme == "s3" and parts.netloc):
-        raise ValueError("must be a file:/// or s3:// address")
+    if not local and not (parts.scheme in {"s3", "gs", "az", "abfss"} and parts.netloc):
+        raise ValueError("must be a file:///, s3://, gs:// or az:// address")
     return value
 
 
@@ -117,6 +117,8 @@ class Settings(BaseSettings):
     lost_after_seconds: Duration = 600
     longest_job_seconds: Duration = 604_800
     idempotency_days: Duration = 7
+    session_idle_seconds: Duration = 3_600
+    session_seconds: Duration = 43_200
 
     @property
     def artifacts_location(self) -> str:

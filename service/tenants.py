@@ -10,7 +10,9 @@ from service.secrets import CALLBACK_SECRETS, SharedSecret
 
 
 async def tenants(db: Database) -> list[Row]:
-    return await db.fetch("SELECT name, on_doubt, callback_format, join_seconds, created_at FROM tenants ORDER BY name")
+    return await db.fetch(
+        "SELECT id, name, on_doubt, callback_format, join_seconds, created_at FROM tenants ORDER BY name"
+    )
 
 
 # Zero seconds are never.
@@ -39,17 +41,29 @@ async def set_wishes(
     )
 
 
+class RotatedBefore(Exception):
+    """Within the time for which the secret before that rotation still holds."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallbackSecrets:
-    """What a tenant verifies its callbacks with. `before` holds for a day after a rotation."""
+    """What a tenant verifies its callbacks with: `user_id` in fal's form, the others in the standard's.
 
+    Those `before` hold for a day after a rotation.
+    """
+
+    user_id: str
     secret: str
-    before: str | None
     public_key: str
+    before: str | None
+    public_key_before: str | None
 
 
 _ROTATE = """
-UPDATE tenants SET callback_secret = callback_secret + 1, callback_secret_rotated_at = now() WHERE name = $1
+UPDATE tenants SET callback_secret = callback_secret + 1, callback_secret_rotated_at = now()
+WHERE name = $1
+  AND ($2 OR coalesce(callback_secret_rotated_at, '-infinity') <= now() - make_interval(secs => $3))
+RETURNING id
 """
 _FIND = """
 SELECT id, callback_secret AS generation,
@@ -58,18 +72,23 @@ FROM tenants WHERE name = $1
 """
 
 
-async def callback_secrets(db: Database, name: str, *, rotate: bool = False) -> CallbackSecrets | None:
-    """None: there is no such tenant."""
-    if rotate:
-        await db.execute(_ROTATE, name)
+async def callback_secrets(
+    db: Database, name: str, *, rotate: bool = False, again: bool = False
+) -> CallbackSecrets | None:
+    """None: there is no such tenant. Raises RotatedBefore, unless it is to be rotated `again` all the same."""
+    rotated = rotate and await db.fetchrow(_ROTATE, name, again, keys.OVERLAP_SECONDS) is not None
     row = await db.fetchrow(_FIND, name, keys.OVERLAP_SECONDS)
     if row is None:
         return None
+    if rotate and not rotated:
+        raise RotatedBefore
     installation = await SharedSecret(CALLBACK_SECRETS).get(db)
 
-    def text(generation: int) -> str:
-        return keys.secret_text(keys.tenant_secret(installation, row["id"], generation))
+    def texts(generation: int) -> tuple[str, str]:
+        key = keys.tenant_key(installation, row["id"], generation)
+        secret = keys.tenant_secret(installation, row["id"], generation)
+        return keys.secret_text(secret), keys.public_text(bytes(key.verify_key))
 
-    signer = await keys.SigningKeys().signer(db)
-    before = text(row["generation"] - 1) if row["was_rotated"] else None
-    return CallbackSecrets(text(row["generation"]), before, keys.public_text(bytes(signer.verify_key)))
+    before = texts(row["generation"] - 1) if row["was_rotated"] else (None, None)
+    secret, public_key = texts(row["generation"])
+    return CallbackSecrets(str(row["id"]), secret, public_key, *before)

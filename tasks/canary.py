@@ -31,7 +31,7 @@ class Canary:
         self._forgotten_after = 10 * self._seconds
         self._kind = broker_url.partition("://")[0]
         self._options = publishing(broker_url)
-        self._queue = own_queue(f"roundtrip.canary.{uuid4().hex[:12]}", self._kind, self._forgotten_after)
+        self._queue = own_queue(f"roundtrip.canary.{uuid4().hex[:12]}", self._forgotten_after)
         self._watched: Watched | None = None
         self._away = False
 
@@ -100,12 +100,6 @@ class Canary:
                 channel.client.expire(self._queue.name, ceil(self._forgotten_after))
 
 
-def own_queue(name: str, kind: str, seconds: float) -> Queue:
-    """A queue that leaves nothing behind when its worker dies.
-
-    In Redis a message that was taken and not acknowledged would be put back by other workers two minutes later,
-    for ever. RabbitMQ from 4.3 on wants every shared queue durable.
-    """
-    return Queue(
-        name, routing_key=name, durable=True, auto_delete=True, expires=seconds, no_ack=kind.startswith("redis")
-    )
+def own_queue(name: str, seconds: float) -> Queue:
+    """A queue that leaves nothing behind when its worker dies. RabbitMQ from 4.3 on wants shared queues durable."""
+    return Queue(name, routing_key=name, durable=True, auto_delete=True, expires=seconds, no_ack=True)

@@ -3,16 +3,21 @@
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import uvloop
 
 from service.artifacts.copying import Copier
+from service.bulk.acting import Actor
 from service.callbacks.delivering import Deliverer
+from service.condition.processes import Stamper
 from service.context import Context, open_context
+from service.db import DatabaseAway
 from service.jobs.submitting import Submitter
 from service.jobs.watching import Watcher
+from service.retention.sweeping import Remover
 from service.settings import load_settings
+from service.stats.counting import Counter
 
 # What is under way when a worker is told to end has this long: a submission has its own, shorter limit.
 LAST_SECONDS = 20.0
@@ -24,17 +29,37 @@ class Worker:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.submitting = Submitter(context).pump
+        self.submitting_to_gpu = Submitter(context, context.gpu).pump
         watcher = Watcher(context)
         self.watching, self.stopping = watcher.looks, watcher.stops
-        self.copying = Copier(context).pump
+        copier = Copier(context)
+        self.copying, self.keeping = copier.pump, copier.pictures
         self.sweeping = asyncio.Lock()
+        self.removing = Remover(context).pump
+        self.counter = Counter(context.db)
+        self.acting = Actor(context).pump
+        self.stamper = Stamper(context.db, "worker", context.progress)
         deliverer = Deliverer(context)
         self.delivering, self.delivering_slowly = deliverer.pump, deliverer.slow
 
     async def stop(self) -> None:
         """Take nothing more, and wait for what is in hand."""
-        pumps = (self.submitting, self.watching, self.stopping, self.copying, self.delivering, self.delivering_slowly)
+        pumps = (
+            self.submitting,
+            self.submitting_to_gpu,
+            self.watching,
+            self.stopping,
+            self.copying,
+            self.keeping,
+            self.delivering,
+            self.delivering_slowly,
+            self.removing,
+            self.acting,
+        )
+        self.counter.stop()
         await asyncio.gather(*(pump.stop(LAST_SECONDS) for pump in pumps))
+        with suppress(DatabaseAway):  # Then it is told as lost.
+            await self.stamper.end()
 
 
 class Runtime:
@@ -51,6 +76,17 @@ class Runtime:
         worker = self._started()
         assert self._loop is not None
         asyncio.run_coroutine_threadsafe(_call(work, worker), self._loop).result()
+
+    def wake(self, pumps: Callable[[Worker], None]) -> None:
+        """Call `pumps` from the loop. Returns at once."""
+        worker = self._started()
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(pumps, worker)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a task has had to do with the database yet; a canary opens nothing."""
+        return self._worker is not None
 
     def touch(self, then: Callable[[], None]) -> None:
         """Call `then` from the loop, or at once if there is none yet: a database that is away may hold up the start."""

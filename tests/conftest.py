@@ -116,6 +116,12 @@ def context(
     nudger.close()
 
 
+@pytest.fixture(autouse=True)
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures of made-up inputs cannot be had, which is tried three times."""
+    monkeypatch.setattr("service.artifacts.keeping.PAUSE_SECONDS", 0.0)
+
+
 @pytest.fixture
 async def tenant(db: Database) -> UUID:
     return await make_tenant(db, "ours")

@@ -126,7 +126,7 @@ async def live(db: Database, job_id: UUID) -> Row | None:
 
 
 async def outcome(db: Database, job_id: UUID) -> Row | None:
-    return await db.fetchrow("SELECT * FROM outcomes WHERE job_id = $1", job_id)
+    return await db.fetchrow("SELECT * FROM outcomes JOIN results USING (job_id) WHERE job_id = $1", job_id)
 
 
 async def attempts(db: Database, job_id: UUID) -> list[Row]:

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 
-def require(*programs: str | Path) -> None:
-    """Names of programs, or paths of anything that scripts/install-test-servers puts there."""
+def require(*programs: str | Path, installer: str = "scripts/install-test-servers as root") -> None:
+    """Names of programs, or paths of anything that the installer puts there."""
     missing = [str(program) for program in programs if not _is_here(program)]
     if not missing:
         return
-    words = f"{', '.join(missing)} not installed: run scripts/install-test-servers as root"
+    words = f"{', '.join(missing)} not installed: run {installer}"
     if os.environ.get("ROUNDTRIP_TEST_ALL") == "1":
         pytest.fail(words)
     pytest.skip(words)

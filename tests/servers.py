@@ -66,11 +66,12 @@ async def delete_all_rows(pool: "asyncpg.Pool[asyncpg.Record]") -> None:
 
 
 class Wire:
-    """A way to the database that a test can cut, and mend."""
+    """A way to the database that a test can cut, and mend; while it `holds_open`, no end hears of the other's."""
 
     def __init__(self, database_url: str, folder: Path) -> None:
         self._there = urlsplit(database_url)
         self._folder = folder
+        self.holds_open = False
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -107,7 +108,8 @@ class Wire:
                 while data := await source.read(65_536):
                     target.write(data)
                     await target.drain()
-            target.close()
+            if not self.holds_open:
+                target.close()
 
         await asyncio.gather(pump(reader, there_writer), pump(there_reader, writer))
         self._writers -= both

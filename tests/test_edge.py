@@ -135,3 +135,18 @@ async def test_waits_and_streams_end_with_the_process(
                 assert [line async for line in lines][-1] == ""
             # The head of the stream said nothing of an end, so its connection is used again.
             assert (await there.get(f"/v1/jobs/{job_id}")).headers["connection"] == "close"
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_request_is_no_error(
+    settings: Settings, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serve(create_app(settings), "on") as (server, url):
+        there = httpx.URL(url)
+        with socket.create_connection((there.host, there.port or 80), timeout=10) as connection:
+            head = f"POST /v1/jobs HTTP/1.1\r\nhost: here\r\nauthorization: {client.headers['authorization']}\r\n"
+            connection.sendall(f'{head}content-length: 100\r\n\r\n{{"model"'.encode())
+            while not server.server_state.tasks:  # noqa: ASYNC110 - they are uvicorn's
+                await asyncio.sleep(0.01)
+        while server.server_state.tasks:  # noqa: ASYNC110 - they are uvicorn's
+            await asyncio.sleep(0.01)
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []

@@ -122,6 +122,41 @@ async def test_jobs_that_ended_before_there_were_callbacks_can_be_told_of(empty:
     assert callbacks == {(UUID(int=1), "https://hooks.example:8443", "given_up", True)}
 
 
+async def test_billable_units_are_found_in_the_answers_that_ended_jobs(empty: str) -> None:
+    downgraded = in_a_process("import sys; upgrade(sys.argv[1]); downgrade(sys.argv[1], '0002')", empty)
+    assert downgraded.wait() == 0, downgraded.communicate()
+    async with one_connection(empty) as connection:
+        for number, units, verdict in ((1, "2.5", "applied"), (2, "2.5", "late"), (3, "many", "applied")):
+            await connection.execute(OLD_JOB, UUID(int=number), None)
+            await connection.execute(OLD_REPORT, UUID(int=number), units, verdict)
+    assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
+    [known] = await facts(empty, "SELECT job_id, billable_units::text FROM outcomes")
+    assert known == {(UUID(int=1), "2.5"), (UUID(int=2), None), (UUID(int=3), None)}
+    # Their ends are as final as ever.
+    async with one_connection(empty) as connection:
+        with pytest.raises(asyncpg.RaiseError, match="is final"):
+            await connection.execute("UPDATE outcomes SET billable_units = 7")
+
+
+async def test_on_the_way_back_the_prices_of_all_providers_stay(empty: str) -> None:
+    assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
+    async with one_connection(empty) as connection:
+        for provider in ("*", "fal", "gpu"):
+            await connection.execute(
+                "INSERT INTO prices (model, provider, unit, amount, currency, since)"
+                " VALUES ('m', $1, 'job', 1, 'USD', 'epoch')",
+                provider,
+            )
+    there = in_a_process("import sys; url = sys.argv[1]; downgrade(url, '0011'); upgrade(url)", empty)
+    assert there.wait() == 0, there.communicate()
+    [left] = await facts(empty, "SELECT model, provider, unit FROM prices")
+    assert left == {("m", "*", "job")}
+
+
+OLD_REPORT = """
+INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
+SELECT $1::uuid, 1, 'result', now(), 200, jsonb_build_object('x-fal-billable-units', $2::text), '', $3::text
+"""
 OLD_JOB = """
 WITH tenant AS (INSERT INTO tenants (id, name) VALUES ($1::uuid, $1::uuid::text) RETURNING id), job AS (
     INSERT INTO jobs (id, tenant_id, model, input, provider, priority, webhook_url, metadata, tags)

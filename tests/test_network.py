@@ -1,11 +1,9 @@
 """The way out: what it sends, what it keeps, what its errors mean, and where it never goes."""
 
-import asyncio
 import datetime
 import ipaddress
 import socket
 import ssl
-import threading
 from pathlib import Path
 
 import httpx
@@ -22,10 +20,12 @@ from service.network import (
     AddressGuard,
     AddressRefused,
     GuardedResolver,
+    TooMuch,
     authority,
     check_webhook_url,
     guarded_socket,
     open_http,
+    retry_after,
 )
 from tests.artifacts.canned import answer, answering
 
@@ -171,28 +171,6 @@ async def test_an_ip_literal_that_no_resolver_sees_is_refused_by_the_guard() -> 
             await http.get(server.url)
     assert is_refused(caught.value)
     assert (names.asked, server.connections) == ([], 0)
-
-
-async def test_names_whose_server_is_silent_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default threads are few, and files are written and pictures measured on them."""
-    let_go, real = threading.Event(), socket.getaddrinfo
-
-    def silent(host: str, *arguments: object) -> object:
-        if host.endswith("silent.example"):
-            let_go.wait(30)
-            raise socket.gaierror(socket.EAI_AGAIN, "no answer")
-        return real(host, *arguments)  # type: ignore[arg-type, call-overload]
-
-    monkeypatch.setattr(socket, "getaddrinfo", silent)
-    async with answering(answer(b"here")) as server, open_http(guard=LENIENT) as http:
-        waiting = [asyncio.create_task(http.get(f"http://{n}.silent.example/")) for n in range(20)]
-        await asyncio.sleep(0.1)
-        async with asyncio.timeout(5):
-            assert (await http.get(f"http://localhost:{server.port}/")).content == b"here"
-            await asyncio.to_thread(bool)
-        let_go.set()
-        results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert {type(result) for result in results} == {httpx.ConnectError}
 
 
 async def test_a_trusted_origin_is_reached_and_its_neighbour_is_not() -> None:
@@ -342,3 +320,89 @@ def self_signed(folder: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(pem)
     return context
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "soon",
+        "-1",
+        "1.5",
+        "\u0663",
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999999999",
+        "Mon, 01 Jan 99999 00:00:00 GMT",
+        "Mon, 01 Jan 0000 00:00:00 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+        "Sat, 01 Jan 0001 00:00:00 +2359",
+    ],
+)
+def test_a_retry_after_that_says_nothing_is_none_or_within_a_day(value: str) -> None:
+    asked = retry_after(httpx.Response(503, headers=[(b"retry-after", value.encode())]))
+    assert asked is None or 0 <= asked <= 86_400
+
+
+@given(st.text(max_size=60) | st.from_regex(r"[A-Z][a-z]{2}, \d{1,3} [A-Z][a-z]{2} \d{1,6} \d+:\d+:\d+ [+-]\d{1,25}"))
+def test_no_retry_after_breaks_its_reader(value: str) -> None:
+    asked = retry_after(httpx.Response(503, headers=[(b"retry-after", value.encode())]))
+    assert asked is None or 0 <= asked <= 86_400
+
+
+async def test_an_exchange_sends_and_reads_what_httpx_would() -> None:
+    async with answering(answer(b"read", status="429 Slow", retry_after="7")) as server, open_http(guard=None) as http:
+        read = await http.exchange("POST", f"{server.url}?a=b%20c", {"accept": "text/plain"}, b"sent", 100)
+    assert (read.status_code, read.content, retry_after(read)) == (429, b"read", 7.0)
+    said = server.requests[0].lower()
+    assert said.startswith("post /?a=b%20c http/1.1\r\n") or "a=b+c" in said.split("\r\n")[0]
+    assert f"user-agent: roundtrip/{__version__}\r\n" in said
+    assert "accept-encoding: identity\r\n" in said
+    assert "accept: text/plain\r\n" in said
+
+
+async def test_an_exchange_follows_no_redirect_and_keeps_no_cookie() -> None:
+    moved = answer(status="302 Found", location="/next", set_cookie="a=b; Path=/")
+    async with answering(moved) as server, open_http(guard=None) as http:
+        for _ in range(2):
+            assert (await http.exchange("GET", server.url, {}, None, 100)).status_code == 302
+    assert (len(server.requests), server.connections) == (2, 1)
+    assert "cookie" not in server.requests[-1].lower()
+
+
+async def test_an_exchange_reads_no_more_than_it_may() -> None:
+    async with answering(answer(b"x" * 101)) as server, open_http(guard=None) as http:
+        with pytest.raises(TooMuch):
+            await http.exchange("GET", server.url, {}, None, 100)
+        assert len((await http.exchange("GET", server.url, {}, None, 101)).content) == 101
+
+
+async def test_an_exchange_with_a_user_in_its_address_says_so_in_a_header() -> None:
+    async with answering(answer()) as server, open_http(guard=None) as http:
+        await http.exchange("GET", f"http://me:secret@127.0.0.1:{server.port}/", {"authorization": "Key x"}, None, 100)
+    assert "authorization: basic bwu6c2vjcmv0\r\n" in server.requests[0].lower()
+
+
+async def test_an_exchange_is_guarded_as_any_other_request() -> None:
+    async with answering(answer(b"secret")) as server, open_http(guard=STRICT) as http:
+        with pytest.raises(httpx.ConnectError) as caught:
+            await http.exchange("GET", server.url, {}, None, 100)
+    assert is_refused(caught.value)
+    assert server.connections == 0
+
+
+@pytest.mark.parametrize("address", ["http://[::1/", "ftp://127.0.0.1/", "no address"])
+async def test_an_exchange_with_no_address_is_an_error_of_the_transport(address: str) -> None:
+    async with open_http(guard=None) as http:
+        with pytest.raises(httpx.TransportError):
+            await http.exchange("GET", address, {}, None, 100)
+
+
+async def test_whether_an_exchange_may_have_been_sent_is_told_as_ever() -> None:
+    async with answering(answer()) as server:
+        closed = server.url
+    async with open_http(guard=None) as http:
+        with pytest.raises(httpx.ConnectError):
+            await http.exchange("POST", closed, {}, b"x", 100)
+    async with answering(b"") as server, open_http(guard=None) as http:
+        with pytest.raises(httpx.TransportError) as caught:
+            await http.exchange("POST", server.url, {}, b"x", 100)
+    assert not isinstance(caught.value, httpx.ConnectError | httpx.ConnectTimeout)

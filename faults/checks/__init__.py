@@ -20,6 +20,7 @@ CHECKS: tuple[Callable[[Evidence], Finding], ...] = (
     news.forgeries_applied,
     requests.requests_unexplained,
     jobs.several_jobs_for_a_key,
+    jobs.counted_otherwise,
     files.artifacts_not_whole,
     files.files_unaccounted_for,
     files.parts_left,

@@ -140,3 +140,16 @@ def not_as_asked(evidence: Evidence) -> Finding:
     return finding(
         "jobs that ended otherwise than their provider was told", found, len(evidence.rows["outcomes"]), note
     )
+
+
+def counted_otherwise(evidence: Evidence) -> Finding:
+    """What `/v1/stats` holds, and what waits for it, are the jobs that ended: each of them once."""
+    figures = evidence.rows["figures"]
+    waiting = sum(row["waiting"] for row in figures)
+    wrong = (
+        f"{row['ended']} {row['status']}, {row['counted']} counted, {row['waiting']} waiting"
+        for row in figures
+        if row["counted"] + row["waiting"] != row["ended"]
+    )
+    counted = sum(row["counted"] for row in figures)
+    return finding("ended jobs not counted once in the figures", wrong, counted, f"{waiting} wait for it")

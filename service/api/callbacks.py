@@ -1,7 +1,5 @@
 """What clients were told of their jobs' ends: to be looked at, told once more, and verified."""
 
-from datetime import UTC, datetime
-
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -13,7 +11,9 @@ from service.callbacks.keys import key_set
 from service.callbacks.lifecycle import CallbackState
 from service.context import Context
 from service.db import Row
-from service.errors import Conflict, NotFound
+from service.errors import NotFound
+from service.jobs import operations
+from service.keys import Caller
 from service.queue import TaskName
 from service.requests import answer, authenticate, fit, read_job, read_json
 
@@ -25,19 +25,18 @@ KEYS_SECONDS = 3_600
 
 async def show_callback(request: Request) -> Response:
     """404 when the job names no address."""
-    row = await _job_with_address(request, "read")
-    return answer(await _callback(request, row), request_id=row["id"])
+    caller = await authenticate(request, "metrics")
+    row = await _job_with_address(request, caller)
+    return answer(await _callback(request, caller, row), request_id=row["id"])
 
 
 async def redeliver_callback(request: Request) -> Response:
     """Tell it once more, with the same ID and the same bytes: 202 with the callback."""
     context: Context = request.state.context
-    row = await _job_with_address(request, "submit")
-    if row["completed_at"] is None:
-        raise Conflict("The job has not ended, so there is nothing to tell yet.")
-    await records.redeliver(context.db, row["id"])
-    context.nudger.nudge(TaskName.DELIVER)
-    return answer(await _callback(request, row), 202, request_id=row["id"])
+    caller = await authenticate(request, "submit")
+    row = await _job_with_address(request, caller)
+    await operations.redeliver(context, row)
+    return answer(await _callback(request, caller, row), 202, request_id=row["id"])
 
 
 async def redeliver_callbacks(request: Request) -> Response:
@@ -46,8 +45,7 @@ async def redeliver_callbacks(request: Request) -> Response:
     caller = await authenticate(request, "submit")
     asked = fit(RedeliveryRequest, read_json(request, await read_body(request, LARGEST_REQUEST)), "body")
     state = CallbackState(asked.state) if asked.state else None
-    until = _in_utc(asked.until) if asked.until else None
-    number = await records.redeliver_many(context.db, caller.tenant_id, _in_utc(asked.since), until, state)
+    number = await records.redeliver_many(context.db, caller.tenant_id, asked.since, asked.until, state)
     context.nudger.nudge(TaskName.DELIVER)
     return answer(Redelivery(number), 202)
 
@@ -69,18 +67,16 @@ async def _keys(request: Request, *, strict: bool) -> Response:
     return response
 
 
-async def _job_with_address(request: Request, scope: str) -> Row:
-    row = await read_job(request, await authenticate(request, scope))
+async def _job_with_address(request: Request, caller: Caller) -> Row:
+    row = await read_job(request, caller)
     if row["webhook_url"] is None:
         raise NotFound("The job names no address to call back.")
     return row
 
 
-async def _callback(request: Request, job: Row) -> Callback:
+async def _callback(request: Request, caller: Caller, job: Row) -> Callback:
     context: Context = request.state.context
     row = await records.callback_of(context.db, job["id"])
-    return rendering.callback(job["webhook_url"], row, await records.tries_of(context.db, job["id"]))
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    url: str = job["webhook_url"]
+    url = url if caller.may("read") else rendering.origin_of(url)
+    return rendering.callback(url, row, await records.tries_of(context.db, job["id"]))

@@ -16,10 +16,13 @@ MOST_REPORTS = 500
 async def list_evidence(request: Request) -> Response:
     """In order of arrival; `?after=ID` goes on behind a page."""
     context: Context = request.state.context
-    job_id = await find_job(request, await authenticate(request, "read"))
+    caller = await authenticate(request, "metrics")
+    job_id = await find_job(request, caller)
     rows = await reads.evidence_of(context.db, job_id, _after(request.query_params.get("after", "0")), MOST_REPORTS)
     own = f"{context.settings.public_url}/v1/jobs/{job_id}/evidence"
-    return answer({"evidence": [rendering.report(row, own) for row in rows]}, request_id=job_id)
+    return answer(
+        {"evidence": [rendering.report(row, own, payloads=caller.may("read")) for row in rows]}, request_id=job_id
+    )
 
 
 async def show_evidence(request: Request) -> Response:

@@ -1,5 +1,8 @@
 """Is it alive, is it ready, and how much is going on."""
 
+import asyncio
+from datetime import UTC, datetime
+
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Gauge, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -8,6 +11,8 @@ from service import __version__
 from service.callbacks.lifecycle import CallbackState
 from service.context import Context
 from service.errors import Unavailable
+from service.jobs import runs
+from service.jobs.cursors import moment_of
 from service.jobs.pauses import pauses
 from service.migrate import head
 from service.requests import answer
@@ -31,9 +36,25 @@ async def show_readiness(request: Request) -> Response:
     return answer({"status": "ready", "schema": found})
 
 
+class Figures:
+    """Whoever asks while they are being read shares the answer: anybody may ask, and however many do, it costs one."""
+
+    def __init__(self) -> None:
+        self._reading: asyncio.Task[bytes] | None = None
+
+    async def read(self, context: Context) -> bytes:
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(_read(context))
+        return await asyncio.shield(self._reading)
+
+
 async def show_metrics(request: Request) -> Response:
     """Prometheus figures of the work in hand, read from the record."""
-    context: Context = request.state.context
+    figures: Figures = request.state.figures
+    return Response(await figures.read(request.state.context), media_type=CONTENT_TYPE_LATEST)
+
+
+async def _read(context: Context) -> bytes:
     registry = CollectorRegistry()
     live = Gauge("roundtrip_live_jobs", "Jobs that have not ended.", ["status"], registry=registry)
     oldest = Gauge("roundtrip_oldest_live_job_seconds", "Age of the oldest of them.", registry=registry)
@@ -41,21 +62,25 @@ async def show_metrics(request: Request) -> Response:
     callbacks = Gauge("roundtrip_pending_callbacks", "Callbacks that did not arrive yet.", registry=registry)
     held = Gauge("roundtrip_held_receivers", "Receivers to which nothing is sent for now.", registry=registry)
     paused = Gauge("roundtrip_provider_paused", "1 while it gets no jobs.", ["provider"], registry=registry)
-    paused.labels(context.fal.name).set(0)
+    workers = Gauge("roundtrip_gpu_workers", "GPU workers that were heard of lately.", ["model"], registry=registry)
+    for row in await runs.workers(context.db):
+        workers.labels(row["model"]).set(row["workers"])
+    for provider in context.providers:
+        paused.labels(provider.name).set(0)
     for row in await pauses(context.db):
         paused.labels(row["provider"]).set(1)
     for row in await context.db.fetch("SELECT status, count(*) AS jobs FROM live_jobs GROUP BY status"):
         live.labels(row["status"]).set(row["jobs"])
-    ages = await context.db.fetchrow(
-        "SELECT (SELECT coalesce(extract(epoch FROM now() - min(jobs.created_at)), 0)::float8"
-        " FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id) AS oldest,"
+    owed = await context.db.fetchrow(
+        "SELECT (SELECT job_id FROM live_jobs ORDER BY job_id LIMIT 1) AS oldest,"
         " (SELECT count(*) FROM copies) AS copies,"
         f" (SELECT count(*) FROM callbacks WHERE state = '{CallbackState.PENDING}') AS callbacks,"
         " (SELECT count(*) FROM receivers WHERE open_until > now()) AS held"
     )
-    if ages is not None:
-        oldest.set(ages["oldest"])
-        copies.set(ages["copies"])
-        callbacks.set(ages["callbacks"])
-        held.set(ages["held"])
-    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    assert owed is not None
+    if owed["oldest"] is not None:
+        oldest.set(max(0.0, (datetime.now(UTC) - moment_of(owed["oldest"])).total_seconds()))
+    copies.set(owed["copies"])
+    callbacks.set(owed["callbacks"])
+    held.set(owed["held"])
+    return generate_latest(registry)

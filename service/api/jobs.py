@@ -7,11 +7,12 @@ from starlette.responses import Response
 
 from service.api import rendering, streaming
 from service.api.shapes import JobPage
-from service.artifacts.serving import file_response
-from service.context import Context
-from service.errors import Invalid, NotFound, StillPending, Unavailable
-from service.jobs import operations, reads
-from service.jobs.filters import make_cursor, read_filter
+from service.artifacts import results
+from service.db import Row
+from service.errors import Forbidden, Invalid, StillPending
+from service.jobs import lists, operations, reads, runs
+from service.jobs.cursors import make_cursor
+from service.jobs.filters import read_filter
 from service.jobs.lifecycle import LIVE
 from service.queue import TaskName
 from service.requests import (
@@ -26,23 +27,30 @@ from service.requests import (
 
 
 async def list_jobs(request: Request) -> Response:
-    caller = await authenticate(request, "read")
+    caller = await authenticate(request, "metrics")
     wanted = read_filter(request.query_params.multi_items())
-    rows = await reads.page(request.state.context.db, caller.tenant_id, wanted)
-    shown = rows[: wanted.limit]
-    more = make_cursor(shown[-1]["id"]) if len(rows) > wanted.limit else None
-    return answer(JobPage([request.state.renderer.summary(row) for row in shown], more))
+    if not caller.may("read") and wanted.asks_what_is_in_jobs:
+        raise Forbidden("This key may not see what is in jobs, nor search for it.")
+    page = await lists.page(request.state.context.db, caller.tenant_id, wanted)
+    return answer(
+        JobPage(
+            jobs=[request.state.renderer.summary(row, payloads=caller.may("read")) for row in page.rows],
+            next_cursor=make_cursor(page.older) if page.older else None,
+            previous_cursor=make_cursor(page.newer) if page.newer else None,
+            searched_to=page.searched_to,
+        )
+    )
 
 
 async def show_job(request: Request) -> Response:
-    """`?wait=SECONDS` holds the answer until the job ends, or the time is over."""
-    caller = await authenticate(request, "read")
+    """`?wait=SECONDS` holds the answer until the job has ended and its files are copied, or the time is over."""
+    caller = await authenticate(request, "metrics")
     seconds = _wait_seconds(request.query_params.get("wait"))
     row = await read_job(request, caller)
-    if seconds and row["status"] in LIVE:
+    if seconds and (row["status"] in LIVE or any(file["stored_at"] is None for file in results.files_of(row))):
         await wait_for_end(request, row["id"], seconds)
         row = await read_job(request, caller)
-    return answer(request.state.renderer.job(row), request_id=row["id"])
+    return answer(request.state.renderer.job(row, payloads=caller.may("read")), request_id=row["id"])
 
 
 def _wait_seconds(text: str | None) -> float:
@@ -59,65 +67,44 @@ def _wait_seconds(text: str | None) -> float:
 
 async def show_result(request: Request) -> Response:
     """The model's own status and body; 400 while the job has not ended."""
-    row = await read_job(request, await authenticate(request, "read"))
+    return result_of(request, await read_job(request, await authenticate(request, "read")))
+
+
+def result_of(request: Request, row: Row) -> Response:
+    """Raises StillPending."""
     if row["status"] in LIVE:
         raise StillPending(request_id=str(row["id"]))
     return answer(request.state.renderer.result(row), row["http_status"], request_id=row["id"])
 
 
-async def show_masks(request: Request) -> Response:
-    row = await read_job(request, await authenticate(request, "read"))
-    return answer({"masks": request.state.renderer.masks(row)}, request_id=row["id"])
-
-
-async def show_images(request: Request) -> Response:
-    row = await read_job(request, await authenticate(request, "read"))
-    return answer({"images": request.state.renderer.images(row)}, request_id=row["id"])
-
-
 async def show_timings(request: Request) -> Response:
-    row = await read_job(request, await authenticate(request, "read"))
+    row = await read_job(request, await authenticate(request, "metrics"))
     return answer(request.state.renderer.timings(row), request_id=row["id"])
 
 
 async def show_attempts(request: Request) -> Response:
-    job_id = await find_job(request, await authenticate(request, "read"))
+    caller = await authenticate(request, "metrics")
+    job_id = await find_job(request, caller)
     rows = await reads.attempts_of(request.state.context.db, job_id)
-    return answer({"attempts": [rendering.attempt(row) for row in rows]}, request_id=job_id)
+    words, payloads = caller.may("admin"), caller.may("read")
+    attempts = [rendering.attempt(row, words=words, payloads=payloads) for row in rows]
+    return answer({"attempts": attempts}, request_id=job_id)
 
 
 async def show_events(request: Request) -> Response:
-    job_id = await find_job(request, await authenticate(request, "read"))
+    caller = await authenticate(request, "metrics")
+    job_id = await find_job(request, caller)
     rows = await reads.events_of(request.state.context.db, job_id)
-    return answer({"events": [rendering.event(row) for row in rows]}, request_id=job_id)
+    words, payloads = caller.may("admin"), caller.may("read")
+    events = [rendering.event(row, words=words, payloads=payloads) for row in rows]
+    return answer({"events": events}, request_id=job_id)
 
 
-async def show_mask(request: Request) -> Response:
-    return await _show_file(request, "mask")
-
-
-async def show_image(request: Request) -> Response:
-    return await _show_file(request, "image")
-
-
-async def _show_file(request: Request, kind: str) -> Response:
-    """The bytes of the stored copy."""
-    context: Context = request.state.context
+async def show_logs(request: Request) -> Response:
+    """What GPU workers said while they ran the job; other providers say nothing of the kind."""
     job_id = await find_job(request, await authenticate(request, "read"))
-    file = await reads.file_of(context.db, job_id, kind, request.path_params["index"])
-    if file is None:
-        ended, _ = await reads.is_over(context.db, job_id)
-        raise NotFound(f"The job has no such {kind}.") if ended else StillPending(request_id=str(job_id))
-    if file["sha256"] is None:
-        if file["copy_error"]:
-            raise NotFound(f"The copy of this {kind} could not be stored: {file['copy_error']}")
-        raise Unavailable(f"The copy of this {kind} is not stored yet.", headers={"retry-after": "1"})
-    name = file["file_name"] or f"{kind}-{file['index']}"
-    response: Response = await file_response(
-        context.storage, file["sha256"], file["stored_type"], name, file["size"], request.headers, request.method
-    )
-    response.headers["x-fal-request-id"] = str(job_id)
-    return response
+    rows = await runs.logs_of(request.state.context.db, job_id)
+    return answer({"logs": [rendering.log_line(row) for row in rows]}, request_id=job_id)
 
 
 async def cancel_job(request: Request) -> Response:
@@ -130,7 +117,8 @@ async def cancel_job(request: Request) -> Response:
         request.state.context.nudger.nudge(TaskName.WATCH)
     asked = not force and await operations.cancel(request.state.context, job_id)
     row = await read_job(request, caller)
-    return answer(request.state.renderer.job(row), 202 if asked else 200, request_id=job_id)
+    shown = request.state.renderer.job(row, payloads=caller.may("read"))
+    return answer(shown, 202 if asked else 200, request_id=job_id)
 
 
 def _is_true(name: str, text: str | None) -> bool:
@@ -142,7 +130,7 @@ def _is_true(name: str, text: str | None) -> bool:
 
 async def stream_job(request: Request) -> Response:
     """Server-sent events of every change until the end; `Last-Event-ID` goes on where one broke off."""
-    caller = await authenticate(request, "read")
+    caller = await authenticate(request, "metrics")
     job_id = await find_job(request, caller)
     after = request.headers.get("last-event-id", "0")
     seen = int(after) if after.isascii() and after.isdecimal() and len(after) < 19 else 0

@@ -10,13 +10,13 @@ from service.requests import answer, authenticate
 
 
 async def list_models(request: Request) -> Response:
-    await authenticate(request, "read")
+    await authenticate(request, "metrics")
     context: Context = request.state.context
     return answer({"models": [card(model) for model in context.catalog.models]})
 
 
 async def show_model(request: Request) -> Response:
-    await authenticate(request, "read")
+    await authenticate(request, "metrics")
     context: Context = request.state.context
     return answer(card(context.catalog.find(request.path_params["model"])))
 

@@ -11,21 +11,21 @@ from starlette.responses import Response
 from service.api.rendering import Renderer
 from service.api.shapes import Job, JobRequest
 from service.bodies import LARGEST_REQUEST, read_body
-from service.catalog import check_content, check_input
+from service.catalog import check_content, check_input, problems_of
 from service.context import Context
 from service.errors import Invalid, NotFound, ServiceError
-from service.jobs import operations, reads
+from service.jobs import operations, reads, routing
 from service.jobs.facts import NewJob
 from service.jobs.operations import Registered
 from service.keys import Caller
 from service.network import check_webhook_url
-from service.requests import answer, authenticate, fit, idempotency_key, read_job, read_json
+from service.requests import answer, authenticate, fit, idempotency_key, read_job, read_long_json
 
 LARGEST_BATCH = 1_000
 LARGEST_METADATA = 16 * 2**10
 
 
-class RawJob(msgspec.Struct):
+class AsSent(msgspec.Struct):
     """A request's parts to the byte: what is sent on is what the client sent."""
 
     input: msgspec.Raw = msgspec.Raw(b"{}")
@@ -37,8 +37,8 @@ async def register_job(request: Request) -> Response:
     caller = await authenticate(request, "submit")
     key = idempotency_key(request)
     body = await read_body(request, LARGEST_REQUEST)
-    value = read_json(request, body)
-    job = read_new_job(request.state.context, caller, value, body, ("body",))
+    value = await read_long_json(request, body)
+    job = await read_new_job(request.state.context, caller, value, body, ("body",))
     registered = await operations.register(request.state.context, job, key)
     shown = await reply(request, caller, job, registered)
     return answer(shown, status_of(registered), request_id=registered.job_id)
@@ -49,7 +49,7 @@ async def register_batch(request: Request) -> Response:
     caller = await authenticate(request, "submit")
     key = idempotency_key(request)
     body = await read_body(request, LARGEST_REQUEST)
-    value = read_json(request, body)
+    value = await read_long_json(request, body)
     listed = value.get("jobs") if isinstance(value, dict) else None
     if not isinstance(listed, list) or not 1 <= len(listed) <= LARGEST_BATCH:
         raise Invalid.at("body", "jobs", msg=f"Must be a list of 1 to {LARGEST_BATCH} jobs.", kind="list_type")
@@ -68,18 +68,19 @@ async def _register_one(
 ) -> dict[str, Any]:
     context: Context = request.state.context
     try:
-        job = read_new_job(context, caller, value, body, ("body", "jobs", index))
+        job = await read_new_job(context, caller, value, body, ("body", "jobs", index))
         registered = await operations.register(context, job, key)
         return {"status": status_of(registered), "job": await reply(request, caller, job, registered)}
     except ServiceError as error:
         return {"status": error.status, "error": error.body()}
 
 
-def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc: tuple[str | int, ...]) -> NewJob:
+async def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc: tuple[str | int, ...]) -> NewJob:
     """A request as a job that can be kept. Raises UnknownModel or Invalid; `loc` is where it stands."""
     asked = fit(JobRequest, value, *loc)
-    check_input(context.catalog.find(asked.model), asked.input, (*loc, "input"))
-    raw = msgspec.json.decode(body, type=RawJob)
+    model = context.catalog.find(asked.model)
+    check_input(model, asked.input, (*loc, "input"))
+    raw = msgspec.json.decode(body, type=AsSent)
     metadata = bytes(raw.metadata).decode() if asked.metadata else "{}"
     if asked.webhook_url is not None:
         try:
@@ -89,12 +90,14 @@ def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc:
     check_content(asked.metadata, (*loc, "metadata"))
     if len(metadata) > LARGEST_METADATA:
         raise Invalid.at(*loc, "metadata", msg=f"May have at most {LARGEST_METADATA:,} bytes.", kind="too_long")
+    route = await context.routes.route(context.db, caller.tenant_id, asked.model, asked.provider)
+    route = routing.within_limits(route, lambda: problems_of(model, asked.input), (*loc, "input"))
     return NewJob(
         id=operations.new_job_id(),
         tenant_id=caller.tenant_id,
         model=asked.model,
         input=bytes(raw.input).decode(),
-        provider=context.fal.name,
+        **routing.of_job(route),
         priority=asked.priority,
         webhook_url=asked.webhook_url,
         deadline_seconds=asked.deadline_seconds,
@@ -116,32 +119,20 @@ async def reply(request: Request, caller: Caller, job: NewJob, registered: Regis
     """A job that was just made is told from what was written; one from before is read."""
     renderer: Renderer = request.state.renderer
     if registered.created_at is not None:
-        return renderer.new_job(replace(job, input=registered.input), registered.created_at)
+        new = replace(job, input=registered.input)
+        # What a client sent it may see; what it repeats it may not have sent.
+        return renderer.new_job(new, registered.created_at, payloads=job.retry_of is None or caller.may("read"))
     row = await reads.get(request.state.context.db, caller.tenant_id, registered.job_id)
     if row is None:
         raise NotFound("The job was deleted.")
-    return renderer.job(row)
+    return renderer.job(row, payloads=caller.may("read"))
 
 
 async def retry_job(request: Request) -> Response:
     """Repeat a failed or cancelled job as a new one, once: 202 with the new job, 200 when it was made before."""
     caller = await authenticate(request, "submit")
     old = await read_job(request, caller)
-    job = NewJob(
-        id=operations.new_job_id(),
-        tenant_id=caller.tenant_id,
-        model=old["model"],
-        input=old["input"],
-        provider=old["provider"],
-        priority=old["priority"],
-        webhook_url=old["webhook_url"],
-        deadline_seconds=(old["deadline_at"] - old["created_at"]).total_seconds() if old["deadline_at"] else None,
-        metadata=old["metadata"],
-        tags=old["tags"],
-        retry_of=old["id"],
-        callback_format=old["callback_format"],
-        hints=old["hints"],
-    )
+    job = await operations.repeated(request.state.context, old)
     registered = await operations.retry(request.state.context, job, old["status"])
     shown = await reply(request, caller, job, registered)
     return answer(shown, status_of(registered), request_id=registered.job_id)

@@ -3,8 +3,12 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
+
+import msgspec
 
 from service.api.shapes import (
     Attempt,
@@ -16,8 +20,12 @@ from service.api.shapes import (
     JobError,
     JobSummary,
     Links,
+    LogLine,
     Mask,
+    MaskLinks,
+    Progress,
     Provider,
+    Removed,
     Report,
     Timings,
 )
@@ -28,7 +36,8 @@ from service.callbacks.lifecycle import CallbackState
 from service.db import Row
 from service.jobs import reads
 from service.jobs.facts import NewJob
-from service.jobs.lifecycle import Status
+from service.jobs.lifecycle import AttemptState, Status
+from service.jobs.phases import phases_of, submitted_at
 from service.jsontext import NotJSON, Raw, is_json, parse_loosely
 
 
@@ -39,97 +48,97 @@ class Renderer:
         self._public_url = public_url
         self._links = links
 
-    def job(self, row: Facts) -> Job:
+    def job(self, row: Facts, *, payloads: bool = True) -> Job:
+        """Without `payloads`, what is in a job is null: input, output, files, tags, metadata, words that quote them."""
+        shown = inputs.shown(row["input"] or "null", self._links).encode() if payloads else b"null"
         return Job(
-            **self._summary(row),
-            input=Raw(inputs.shown(row["input"], self._links).encode()),  # type: ignore[arg-type]  # Spliced in.
-            output=self._output(row),
+            **self._summary(row, payloads=payloads),
+            input=Raw(shown),  # type: ignore[arg-type]  # Spliced in.
+            output=self._output(row) if payloads else None,
+            cost_of_others=None if row["cost_of_others"] is None else decimal(row["cost_of_others"]),
+            held_since=row["held_since"],
+            removed=_removed(row),
         )
 
-    def new_job(self, job: NewJob, created_at: datetime) -> Job:
+    def new_job(self, job: NewJob, created_at: datetime, *, payloads: bool = True) -> Job:
         """A job as it stands right after its registration."""
         row: dict[str, Any] = dict.fromkeys(reads.COLUMNS)
         row |= {name: getattr(job, name) for name in NewJob.__dataclass_fields__ if name in row}
         deadline = None if job.deadline_seconds is None else created_at + timedelta(seconds=job.deadline_seconds)
         return self.job(
-            row | {"status": Status.QUEUED, "created_at": created_at, "attempt": 0, "deadline_at": deadline}
+            row | {"status": Status.QUEUED, "created_at": created_at, "attempt": 0, "deadline_at": deadline},
+            payloads=payloads,
         )
 
-    def summary(self, row: Facts) -> JobSummary:
-        return JobSummary(**self._summary(row))
+    def summary(self, row: Facts, *, payloads: bool = True) -> JobSummary:
+        return JobSummary(**self._summary(row, payloads=payloads))
 
     def result(self, row: Facts) -> bytes:
         return results.body_of(row, self._links)
 
-    def masks(self, row: Facts) -> list[Mask]:
+    def masks(self, row: Facts, *, payloads: bool = True) -> list[Mask]:
         return [
             Mask(
-                label=file["label"],
-                area_fraction=file["area_fraction"],
-                bbox=file["bbox"],
-                **self._file(file),
+                label=file["label"] if payloads else None,
+                area_fraction=file["area_fraction"] if payloads else None,
+                bbox=file["bbox"] if payloads else None,
+                links=self._mask_links(row["id"], file["index"]),
+                **self._file(file, payloads=payloads),
             )
             for file in results.files_of(row)
             if file["kind"] == "mask"
         ]
 
-    def images(self, row: Facts) -> list[Image]:
-        return [Image(**self._file(file)) for file in results.files_of(row) if file["kind"] == "image"]
+    def images(self, row: Facts, *, payloads: bool = True) -> list[Image]:
+        return [
+            Image(**self._file(file, payloads=payloads)) for file in results.files_of(row) if file["kind"] == "image"
+        ]
 
     def timings(self, row: Facts) -> Timings:
-        created, ended, answered, received = (
-            row[name] for name in ("created_at", "completed_at", "answered_at", "received_at")
-        )
-        if answered and received:
-            # A webhook may outrun the answer to its submission, and then the submission ends with it.
-            answered = min(answered, received)
-        return Timings(
-            queued_seconds=_between(created, row["claimed_at"]),
-            submit_seconds=_between(row["claimed_at"], answered),
-            provider_seconds=_between(answered, received),
-            webhook_seconds=_between(received, ended),
-            total_seconds=_between(created, ended),
-            model=json.loads(row["model_timings"]) if row["model_timings"] else {},
-        )
+        return Timings(**phases_of(row), model=json.loads(row["model_timings"]) if row["model_timings"] else {})
 
     def links(self, job_id: UUID, *, callback: bool) -> Links:
         own = f"{self._public_url}/v1/jobs/{job_id}"
         parts: dict[str, Any] = {part: f"{own}/{part}" for part in Links.__struct_fields__}
         return Links(**{**parts, "self": own, "callback": parts["callback"] if callback else None})
 
-    def _summary(self, row: Facts) -> dict[str, Any]:
+    def _summary(self, row: Facts, *, payloads: bool) -> dict[str, Any]:
         return {
             "request_id": str(row["id"]),
             "model": row["model"],
             "status": row["status"],
             "provider": row["provider"],
             "provider_request_id": row["provider_request_id"],
+            "provider_reason": row["reason"],
             "priority": row["priority"],
-            "tags": row["tags"],
-            "metadata": Raw(row["metadata"].encode()),
-            "webhook_url": row["webhook_url"],
+            "tags": row["tags"] if payloads else None,
+            "metadata": Raw(row["metadata"].encode()) if payloads else None,
+            "webhook_url": row["webhook_url"] if payloads or not row["webhook_url"] else origin_of(row["webhook_url"]),
             "attempt": row["attempt"],
             "resubmissions": row["resubmissions"] or 0,
             "retry_of": _text(row["retry_of"]),
             "retried_as": _text(row["retried_as"]),
             "created_at": row["created_at"],
-            "submitted_at": _submitted_at(row),
+            "submitted_at": submitted_at(row),
             "started_at": row["started_at"],
             "completed_at": row["completed_at"],
             "deadline_at": row["deadline_at"],
             "cancel_requested_at": row["cancel_requested_at"],
             "queue_position": row["queue_position"],
-            "error": _error(row),
-            "masks": self.masks(row),
-            "images": self.images(row),
+            "progress": msgspec.json.decode(row["progress"], type=Progress) if row["progress"] else None,
+            "error": _error(row, payloads=payloads),
+            "masks": self.masks(row, payloads=payloads),
+            "images": self.images(row, payloads=payloads),
             "seed": None if row["seed"] is None else int(row["seed"]),
             "usage": Raw((row["usage"] or "{}").encode()),
+            "billable_units": None if row["billable_units"] is None else float(row["billable_units"]),
+            "cost": None if row["cost"] is None else decimal(row["cost"]),
             "timings": self.timings(row),
             "links": self.links(row["id"], callback=row["webhook_url"] is not None),
         }
 
     def _output(self, row: Facts) -> Any:
-        if row["status"] != "completed":
+        if row["status"] != "completed" or row["body"] is None:
             return None
         body = self.result(row)
         if is_json(body):
@@ -141,19 +150,49 @@ class Renderer:
         except NotJSON:
             return body.decode("utf-8", "replace")
 
-    def _file(self, file: Mapping[str, Any]) -> dict[str, Any]:
+    def _mask_links(self, job_id: UUID, index: int) -> MaskLinks:
+        png = f"{self._public_url}/v1/jobs/{job_id}/masks/{index}"
+        made = {kind: f"{png}/{kind}" for kind in MaskLinks.__struct_fields__ if kind != "png"}
+        return MaskLinks(png=png, **made)
+
+    def _file(self, file: Mapping[str, Any], *, payloads: bool) -> dict[str, Any]:
+        if not payloads:
+            measures = ("index", "content_type", "width", "height", "file_size")
+            return dict.fromkeys(_FILE_FIELDS) | {name: file[name] for name in measures}
         kept = ("index", "content_type", "file_name", "width", "height", "file_size", "sha256")
-        return {name: file[name] for name in kept} | {"url": self._links.url_of(file)}
+        expires, source, said = file["source_expires_at"], file["source_url"], file["copy_error"]
+        shown = {
+            "url": self._links.url_of(file),
+            "copy_error": None if file["sha256"] else said,
+            "remark": said if file["sha256"] else None,
+            "source_url": None if source[:5].lower() == "data:" else source,
+            "source_expires_at": expires and datetime.fromisoformat(expires),
+        }
+        if file["removed_at"] is not None:
+            shown |= {"url": None, "sha256": file["removed_sha256"]}
+        return {name: file[name] for name in kept} | shown
 
 
-def attempt(row: Row) -> Attempt:
-    return Attempt(**{name: row[name] for name in Attempt.__struct_fields__})
+_FILE_FIELDS = tuple(Image.__struct_fields__)
 
 
-def report(row: Row, own: str) -> Report:
+def attempt(row: Row, *, words: bool, payloads: bool = True) -> Attempt:
+    """`words`: what the provider said of the account, too."""
+    cost = None if row["cost"] is None else decimal(row["cost"])
+    shown = Attempt(**{name: row[name] for name in Attempt.__struct_fields__ if name != "cost"}, cost=cost)
+    if (shown.state == AttemptState.BLOCKED and not words) or not payloads:
+        shown.error = None
+    return shown
+
+
+def log_line(row: Row) -> LogLine:
+    return LogLine(**{name: row[name] for name in LogLine.__struct_fields__})
+
+
+def report(row: Row, own: str, *, payloads: bool = True) -> Report:
     """`own` is the address of the job's evidence."""
     kept = {name: row[name] for name in Report.__struct_fields__ if name not in {"headers", "url"}}
-    return Report(**kept, headers=json.loads(row["headers"]), url=f"{own}/{row['id']}")
+    return Report(**kept, headers=json.loads(row["headers"]) if payloads else {}, url=f"{own}/{row['id']}")
 
 
 def callback(url: str, row: Row | None, tries: Sequence[Row]) -> Callback:
@@ -182,30 +221,37 @@ def provider(name: str, pause: Row | None, *, words: bool) -> Provider:
     return Provider(name, "paused", reason, status, pause["paused_at"], pause["probe_at"])
 
 
-def event(row: Row) -> Event:
-    return Event(**{name: row[name] for name in Event.__struct_fields__})
+def event(row: Row, *, words: bool, payloads: bool = True) -> Event:
+    """`words`: what the provider said of the account, too."""
+    shown = Event(**{name: row[name] for name in Event.__struct_fields__})
+    if (shown.event == AttemptState.BLOCKED and not words) or not payloads:
+        shown.note = None
+    return shown
 
 
-def _submitted_at(row: Facts) -> datetime | None:
-    """When the provider had the job. An answer that came after the end says only that it had it before."""
-    if row["provider_request_id"] is None:
-        return None
-    claimed, answered, ended = row["claimed_at"], row["answered_at"], row["completed_at"]
-    late = answered is None or (ended is not None and answered > ended)
-    return claimed if late else answered  # type: ignore[no-any-return]
+def decimal(value: Decimal) -> str:
+    """All digits, never with an exponent."""
+    return format(value, "f")
 
 
-def _error(row: Facts) -> JobError | None:
+NOT_SHOWN = "The words of an error may quote what is in the job, which this key may not see."
+
+
+def origin_of(url: str) -> str:
+    """Where an address leads, without what may be secret in it."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
+def _error(row: Facts, *, payloads: bool) -> JobError | None:
     if row["error"] is None:
         return None
-    return JobError(message=row["error"], type=row["error_type"], status=row["http_status"])
+    return JobError(message=row["error"] if payloads else NOT_SHOWN, type=row["error_type"], status=row["http_status"])
 
 
-def _between(start: datetime | None, end: datetime | None) -> float | None:
-    """Seconds, never below zero."""
-    if start is None or end is None:
-        return None
-    return max(0.0, (end - start).total_seconds())
+def _removed(row: Facts) -> dict[str, Removed]:
+    parts = json.loads(row["removed"]) if row["removed"] else {}
+    return {part: msgspec.convert(each, Removed) for part, each in parts.items()}
 
 
 def _text(value: UUID | None) -> str | None:

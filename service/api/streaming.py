@@ -28,11 +28,12 @@ async def events(request: Request, caller: Caller, job_id: UUID, seen: int) -> A
             ended, _ = await reads.is_over(context.db, job_id)
             for event in await reads.events_of(context.db, job_id, after=seen):
                 seen = event["id"]
-                yield _line(event["event"], rendering.event(event), seen)
+                shown = rendering.event(event, words=caller.may("admin"), payloads=caller.may("read"))
+                yield _line(event["event"], shown, seen)
             if ended:
                 row = await reads.get(context.db, caller.tenant_id, job_id)
                 if row is not None:
-                    yield _line("end", request.state.renderer.job(row), seen)
+                    yield _line("end", request.state.renderer.job(row, payloads=caller.may("read")), seen)
                 return
             if not await wait_for(changed, PING_SECONDS):
                 yield b": ping\n\n"

@@ -1,15 +1,20 @@
 """Copying the files of an output into our own store, before their links expire."""
 
 import asyncio
+import mimetypes
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 import structlog
 
-from service.artifacts import downloads, records
+from service.artifacts import downloads, records, sources
+from service.artifacts.decoders import PictureRefused
 from service.artifacts.downloads import DownloadFailed
-from service.artifacts.pictures import Mask, Picture, PictureRefused, measure_in_child
+from service.artifacts.filing import file
+from service.artifacts.keeping import Keeper
+from service.artifacts.links import PREFIX, FileLinks
+from service.artifacts.pictures import OCTETS, PICTURES, Mask, Picture, measure_in_child
 from service.artifacts.records import Measured, OwedCopy
 from service.artifacts.storage import Spooled, TooLarge
 from service.context import Context
@@ -23,7 +28,16 @@ log = structlog.get_logger()
 SLOTS = 64
 LARGEST_FILE = 512 * 2**20
 COPY_SECONDS = 120.0
-UNREADABLE = "application/octet-stream"
+
+KNOWN = frozenset(PICTURES.values())
+ALIASES = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/x-png": "image/png",
+    "image/x-ms-bmp": "image/bmp",
+}
+LONGEST_TYPE = 100
+LONGEST_REMARK = 300
 
 # A copy whose worker dies is somebody else's after this long; whoever makes it says so more often.
 LEASE_SECONDS = 15.0
@@ -41,38 +55,56 @@ class Copier:
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._keeper = Keeper(context)
         self.pump = Pump("copy", self._take, self._copy, slots=SLOTS)
+        self.pictures = self._keeper.pump
 
     async def _take(self, limit: int) -> list[OwedCopy]:
         return await records.take_owed(self._context.db, limit, LEASE_SECONDS)
 
     async def _copy(self, owed: OwedCopy) -> None:
         await copy(self._context, owed)
+        if owed.input and owed.tries == 1:
+            self._keeper.look(owed.job_id, owed.input)
 
 
 async def copy_due(context: Context) -> None:
     """Make every copy that is owed."""
-    await Copier(context).pump.drain()
+    copier = Copier(context)
+    await copier.pump.drain()
+    await copier.pictures.drain()
 
 
 async def copy(context: Context, owed: OwedCopy) -> None:
     try:
         async with _lease(context, owed):
-            chunks = downloads.fetch(context.downloads, owed.source_url, LARGEST_FILE, COPY_SECONDS)
+            chunks = await _source(context, owed.source_url)
             async with context.storage.spool(chunks, LARGEST_FILE) as spooled:
                 measured = await _measure(spooled, owed)
-                await context.storage.keep(spooled)
+                await file(context.db, context.storage, spooled)
     except (DownloadFailed, TooLarge) as error:
         again_in = backoff(owed.tries) if owed.tries < _most_tries(error) else None
-        await _failed(context, owed, str(error), again_in, counts=True)
+        then = "it is tried again" if again_in else f"given up at try {owed.tries}"
+        await _failed(context, owed, f"{error}; {then}", again_in, counts=True)
     except Exception as error:
         # Our own store or disk is at fault, which says nothing of the file: it is tried until it works.
         log.exception("a copy could not be stored", job_id=str(owed.job_id), index=owed.index)
-        words = f"It could not be stored ({type(error).__name__})."
+        words = f"it could not be stored ({type(error).__name__}); it is tried again"
         await _failed(context, owed, words, STORE_AGAIN_SECONDS, counts=False)
     else:
+        context.progress.add("copied")
         if await records.record_copy(context.db, owed, measured):
             context.nudger.nudge(TaskName.DELIVER)
+
+
+async def _source(context: Context, url: str) -> AsyncIterator[bytes]:
+    """A file that a GPU worker has stored with us lies in the store already, at a sealed address."""
+    if PREFIX in url:
+        links = FileLinks(context.settings.public_url, await context.file_secret.get(context.db))
+        sha256 = await sources.stored(context.db, links, url) if links.is_ours(url) else None
+        if sha256 is not None and await context.storage.exists(sha256):
+            return await context.storage.read(sha256)
+    return downloads.fetch(context.downloads, url, LARGEST_FILE, COPY_SECONDS)
 
 
 @asynccontextmanager
@@ -94,16 +126,32 @@ async def _lease(context: Context, owed: OwedCopy) -> AsyncGenerator[None]:
 
 
 async def _measure(spooled: Spooled, owed: OwedCopy) -> Measured:
-    """A file that is strange is stored all the same: the model gave it, and it was paid for."""
-    picture, mask = Picture(UNREADABLE, None, None), None
+    """A file that is strange is stored all the same, with a remark: the model gave it, and it was paid for."""
+    picture, mask, remark = Picture(OCTETS, None, None), None, None
     try:
         picture, mask = await measure_in_child(spooled.path, mask=owed.kind == "mask")
     except PictureRefused as error:
-        log.warning("a file was stored unmeasured", job_id=str(owed.job_id), index=owed.index, reason=str(error))
-    return _facts(spooled, picture, mask)
+        remark = f"it was not decoded and not measured: {error}"[:LONGEST_REMARK]
+    else:
+        remark = _lie(owed, picture)
+    if remark:
+        log.warning("a strange file was stored", job_id=str(owed.job_id), index=owed.index, remark=remark)
+    return _facts(spooled, picture, mask, remark)
 
 
-def _facts(spooled: Spooled, picture: Picture, mask: Mask | None) -> Measured:
+def _lie(owed: OwedCopy, picture: Picture) -> str | None:
+    """What is to be said of a file that is not what it was called, by its type or else by its name."""
+    called = (owed.content_type or "").split(";")[0].strip().lower() or mimetypes.guess_type(owed.file_name or "")[0]
+    called = ALIASES.get(called or OCTETS, called or OCTETS)
+    found = picture.content_type
+    if called == found:
+        return "it is no picture" if found == OCTETS else None
+    if called == OCTETS or KNOWN.isdisjoint({called, found}):
+        return None
+    return f"it is called {called[:LONGEST_TYPE]} and is {'no picture' if found == OCTETS else found}"
+
+
+def _facts(spooled: Spooled, picture: Picture, mask: Mask | None, remark: str | None) -> Measured:
     return Measured(
         spooled.sha256,
         spooled.size,
@@ -112,6 +160,7 @@ def _facts(spooled: Spooled, picture: Picture, mask: Mask | None) -> Measured:
         picture.height,
         mask.area_fraction if mask else None,
         mask.bbox if mask else None,
+        remark,
     )
 
 

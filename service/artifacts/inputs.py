@@ -9,52 +9,74 @@ import base64
 import binascii
 import mimetypes
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 from obstore.exceptions import BaseError
 
 from service.artifacts import records
+from service.artifacts.filing import file
 from service.artifacts.links import FileLinks
 from service.artifacts.records import Measured
-from service.artifacts.serving import type_of_bytes
-from service.artifacts.storage import Storage
+from service.artifacts.serving import OCTETS, type_of_bytes
+from service.artifacts.storage import Storage, Stored
 from service.db import Database
-from service.errors import Unavailable
+from service.errors import Invalid, Unavailable
 
 _STRING = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"(\s*:)?')  # with its colon, if it is the name of a field
 _HEAD = re.compile(r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w-]+=[\w.%+-]*)*;base64,", re.ASCII | re.IGNORECASE)
 _KEPT = re.compile(r'"\\u0000([0-9a-f]{64}) ([^",]*,)"')
 
 
+# A small file is kept in the store like any other, unless there are many of them: then they stay in the row, where
+# they cost least. More than so many larger ones are no input.
+FEW = 8
+SMALL = 4_096
+MOST_FILES = 256
+WRITES_AT_ONCE = 8
+
+
 @dataclass(frozen=True, slots=True)
 class DataURI:
-    """`head` ends with the comma."""
+    """`head` ends with the comma; `literal` is all of it, as it stands in the text."""
 
+    literal: str
     head: str
     data: bytes
 
-    @property
-    def content_type(self) -> str:
-        return _type_of(self.head)
-
 
 async def keep_files(db: Database, storage: Storage, text: str) -> str:
-    """The input with its data URIs in the store and their names in their place. Raises Unavailable."""
+    """The input with its data URIs in the store and their names in their place. Raises Invalid or Unavailable."""
     if not re.search("base64,", text, re.IGNORECASE):
         return text
     parts = await asyncio.to_thread(_split, text)
-    return "".join([part if isinstance(part, str) else await _keep(db, storage, part) for part in parts])
+    named = await _keep(db, storage, [part for part in parts if isinstance(part, DataURI)])
+    return "".join(part if isinstance(part, str) else named.get(part, part.literal) for part in parts)
 
 
-async def _keep(db: Database, storage: Storage, uri: DataURI) -> str:
+async def _keep(db: Database, storage: Storage, found: Sequence[DataURI]) -> dict[DataURI, str]:
+    """What stands in the input for each that is kept."""
+    uris = {uri for uri in found if len(found) <= FEW or len(uri.data) > SMALL}
+    if not uris:
+        return {}
+    if len(uris) > MOST_FILES:
+        raise Invalid.at("body", msg=f"May hold at most {MOST_FILES} files as data URIs.", kind="too_long")
+    at_once = asyncio.Semaphore(WRITES_AT_ONCE)
+
+    async def put(uri: DataURI) -> Stored:
+        async with at_once, storage.spool(_once(uri.data), len(uri.data)) as spooled:
+            return await file(db, storage, spooled)
+
+    ordered = list(uris)
     try:
-        stored = await storage.put(_once(uri.data), len(uri.data))
+        stored = await asyncio.gather(*map(put, ordered))
     except (OSError, BaseError) as error:
         raise Unavailable("The files of the input cannot be stored.") from error
-    content_type = type_of_bytes(uri.data, uri.content_type)
-    await records.record_upload(db, Measured(stored.sha256, stored.size, content_type))
-    return f'"\\u0000{stored.sha256} {uri.head}"'
+    pairs = list(zip(ordered, stored, strict=True))
+    # In one order everywhere, so that no two of these statements wait for each other.
+    files = {each.sha256: Measured(each.sha256, each.size, type_of_bytes(uri.data, OCTETS)) for uri, each in pairs}
+    await records.record_files(db, [files[sha256] for sha256 in sorted(files)])
+    return {uri: f'"\\u0000{each.sha256} {uri.head}"' for uri, each in pairs}
 
 
 async def whole(storage: Storage, text: str) -> str:
@@ -85,24 +107,24 @@ def _split(text: str) -> list[str | DataURI]:
     parts: list[str | DataURI] = []
     end = 0
     for found in _STRING.finditer(text):
-        uri = _read(found[1]) if found[1][:5].lower() == "data:" and not found[2] else None
+        uri = _read(found[0], found[1]) if found[1][:5].lower() == "data:" and not found[2] else None
         if uri is not None:
             parts += [text[end : found.start()], uri]
             end = found.end()
     return [*parts, text[end:]]
 
 
-def _read(literal: str) -> DataURI | None:
-    literal = literal.replace("\\/", "/")  # As PHP writes it; to every reader of JSON it is the same.
-    head = _HEAD.match(literal)
+def _read(literal: str, text: str) -> DataURI | None:
+    text = text.replace("\\/", "/")  # As PHP writes it; to every reader of JSON it is the same.
+    head = _HEAD.match(text)
     if head is None:
         return None
-    payload = literal[head.end() :]
+    payload = text[head.end() :]
     try:
         data = base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return DataURI(head[0], data) if data and base64.b64encode(data).decode() == payload else None
+    return DataURI(literal, head[0], data) if data and base64.b64encode(data).decode() == payload else None
 
 
 def _type_of(head: str) -> str:

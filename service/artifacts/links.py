@@ -14,7 +14,9 @@ from service.db import DatabaseAway
 from service.jsontext import parse_loosely
 
 PREFIX = "/files"
+SHARED = "/shared"
 TOKEN = re.compile(r"([0-9a-f]{64})-([0-9a-f]{32})")
+SHARE = re.compile(r"([0-9]{1,15})-([0-9a-f]{32})")
 
 
 class FileLinks:
@@ -29,6 +31,9 @@ class FileLinks:
 
     def url(self, sha256: str, file_name: str) -> str:
         return f"{self._public_url}{PREFIX}/{sha256}-{self._seal(sha256)}/{quote(clean_name(file_name), safe='')}"
+
+    def is_ours(self, url: str) -> bool:
+        return url.startswith(f"{self._public_url}/")
 
     def url_of(self, file: Mapping[str, Any]) -> str:
         """Of an artifact: the stored copy's, or the provider's own while there is none."""
@@ -50,7 +55,21 @@ class FileLinks:
             return None
         return found[1]
 
-    def _seal(self, sha256: str) -> str:
+    def shared(self, what: str, expires: int) -> str:
+        """An address of ours that needs no key until that second; `what` is the rest of its path, not quoted."""
+        return f"{self._public_url}{SHARED}/{expires}-{self._seal_of_share(what, expires)}/{quote(what)}"
+
+    def open_shared(self, token: str, what: str) -> int | None:
+        """When a shared address ends or ended, in seconds since 1970; None when it is not ours."""
+        found = SHARE.fullmatch(token)
+        if found is None or not hmac.compare_digest(self._seal_of_share(what, int(found[1])), found[2]):
+            return None
+        return int(found[1])
+
+    def _seal_of_share(self, what: str, expires: int) -> str:
+        return self._seal(f"share {expires} {what}")
+
+    def _seal(self, said: str) -> str:
         if self._secret is None:
             raise DatabaseAway  # It is read from there at the start, or as soon as it can be had.
-        return hmac.new(self._secret, sha256.encode(), hashlib.sha256).hexdigest()[:32]
+        return hmac.new(self._secret, said.encode(), hashlib.sha256).hexdigest()[:32]

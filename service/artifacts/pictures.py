@@ -1,13 +1,7 @@
-"""What a file really is, and how much of the picture a mask covers; decoded in a child process with tight limits.
-
-The child runs this file itself, alone: it imports nothing of the service and inherits nothing of its environment.
-"""
+"""What a file really is, and how much of the picture a mask covers; decoded in a child process that runs this file."""
 
 import asyncio
 import json
-import resource
-import signal
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,15 +10,13 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
+from service.artifacts.decoders import PictureRefused, answer, ask
+
 # A twelve-megapixel photograph enlarged four times; the memory limit is what really holds.
 MAX_PIXELS = 200_000_000
-MEMORY_BYTES = 1 << 30
-CPU_SECONDS = 20
-WALL_SECONDS = 40
 
-# Children at a time in one process, each of which may take all that memory.
+# Children at a time in one process, each of which may take all the memory that it is given.
 DECODERS = asyncio.Semaphore(2)
-REFUSED = 3
 LUMINOUS = 128
 OCTETS = "application/octet-stream"
 PICTURES = {
@@ -47,10 +39,6 @@ OTHERS = (
 )
 
 
-class PictureRefused(Exception):
-    """Looking at it would take more pixels, memory or time than a picture is given."""
-
-
 @dataclass(frozen=True, slots=True)
 class Picture:
     content_type: str
@@ -67,7 +55,7 @@ class Mask:
 def measure(path: Path) -> Picture:
     """Decode a picture to the end, or name what else the file is; raises PictureRefused."""
     try:
-        with _opened(path) as image:
+        with opened(path) as image:
             return Picture(PICTURES[str(image.format)], image.width, image.height)
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return Picture(_sniffed(path), None, None)
@@ -75,15 +63,13 @@ def measure(path: Path) -> Picture:
 
 def measure_mask(path: Path) -> Mask:
     """Count the pixels that are in the mask; raises ValueError or OSError for what is not a picture."""
-    with _opened(path) as image:
-        plane = _mask_plane(image)
-        inside = sum(plane.histogram()[LUMINOUS:])
-        box = plane.point([0] * LUMINOUS + [255] * (256 - LUMINOUS)).getbbox()
-        return Mask(inside / (image.width * image.height), box)
+    mask = opened_mask(path)
+    return Mask(mask.histogram()[255] / (mask.width * mask.height), mask.getbbox())
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened(path: Path) -> Iterator[Image.Image]:
+    """A picture of a kind that is taken, decoded to the end. Raises PictureRefused, OSError or ValueError."""
     Image.MAX_IMAGE_PIXELS = MAX_PIXELS
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -95,16 +81,27 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise PictureRefused(str(bomb)) from bomb
 
 
-def _mask_plane(image: Image.Image) -> Image.Image:
+def opened_mask(path: Path) -> Image.Image:
+    """One byte a pixel: 255 in the mask, 0 outside. Raises PictureRefused, OSError or ValueError."""
+    with opened(path) as image:
+        return _plane(image).point([0] * LUMINOUS + [255] * (256 - LUMINOUS))
+
+
+def _plane(image: Image.Image) -> Image.Image:
     """One byte a pixel: the luminance, or the alpha channel where that alone tells pixels apart."""
     if image.mode.startswith("I"):
-        return image.convert("I").point([value >> 8 for value in range(1 << 16)], "L")
+        return upper_half(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         *colours, alpha = image.split()
         if all(map(_is_flat, colours)) and alpha.getextrema() != (255, 255):
             return alpha
     return image if image.mode == "L" else image.convert("RGB").convert("L")
+
+
+def upper_half(image: Image.Image) -> Image.Image:
+    """Eight of sixteen bits."""
+    return image.convert("I").point([value >> 8 for value in range(1 << 16)], "L")
 
 
 def _is_flat(band: Image.Image) -> bool:
@@ -121,49 +118,16 @@ def _sniffed(path: Path) -> str:
 async def measure_in_child(path: Path, mask: bool) -> tuple[Picture, Mask | None]:
     """Measure a file that a stranger made; the mask is None unless asked for and a picture. Raises PictureRefused."""
     async with DECODERS:
-        return await _ask_child(path, mask)
-
-
-async def _ask_child(path: Path, mask: bool) -> tuple[Picture, Mask | None]:
-    child = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", __file__, "mask" if mask else "picture", str(path)),
-        env={},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(WALL_SECONDS):
-            said, complaint = await child.communicate()
-    except TimeoutError:
-        raise PictureRefused(f"not decoded within {WALL_SECONDS} seconds") from None
-    finally:
-        if child.returncode is None:
-            child.kill()
-            await child.wait()
-    if child.returncode:
-        reason = complaint.decode(errors="replace").strip().rpartition("\n")[2]
-        if child.returncode in {REFUSED, -signal.SIGKILL, -signal.SIGXCPU, -signal.SIGSEGV, -signal.SIGABRT}:
-            raise PictureRefused(reason or f"the decoder died of signal {-child.returncode}")
-        raise RuntimeError(f"the picture decoder could not run: {reason}")
-    found = json.loads(said)
+        found = json.loads(await ask(__file__, "mask" if mask else "picture", str(path)))
     area = found["mask"]
     return Picture(**found["picture"]), area and Mask(area["area_fraction"], area["bbox"] and tuple(area["bbox"]))
 
 
-def main(kind: str, path: Path) -> None:
-    if sys.platform == "linux":  # elsewhere RLIMIT_AS cannot be set this low
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    try:
-        picture = measure(path)
-        mask = measure_mask(path) if kind == "mask" and picture.width is not None else None
-    except Exception as error:  # a decoder fed by a stranger may raise anything; here is where that ends
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        sys.exit(REFUSED)
-    print(json.dumps({"picture": asdict(picture), "mask": mask and asdict(mask)}))
+def main(kind: str, name: str) -> str:
+    picture = measure(Path(name))
+    mask = measure_mask(Path(name)) if kind == "mask" and picture.width is not None else None
+    return json.dumps({"picture": asdict(picture), "mask": mask and asdict(mask)})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    answer(main)

@@ -5,32 +5,45 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from service.db import Database
+from service.jobs.guards import CHANNEL
 
 
 @dataclass(frozen=True, slots=True)
 class OwedCopy:
-    """A file named in an output whose copy is not stored yet."""
+    """A file named in an output whose copy is not stored yet.
+
+    `content_type` and `file_name` are what the provider calls it. With the first mask comes the job's `input`.
+    """
 
     job_id: UUID
     kind: str
     index: int
     source_url: str
     tries: int
+    content_type: str | None = None
+    file_name: str | None = None
+    input: str | None = None
 
 
-_TAKE = """
+# How long a link is taken to last of which nobody knows. fal keeps what it makes for an hour, unless told otherwise.
+LINK_SECONDS = 3_600
+
+# Files that were never tried come before those whose host does not answer, and then those whose links end first.
+_TAKE = f"""
 WITH picked AS (
-    SELECT job_id, kind, index FROM copies WHERE due_at <= now()
-    -- Files that were never tried come before those whose host does not answer.
-    ORDER BY tries, due_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    SELECT copies.job_id, copies.kind, copies.index
+    FROM copies JOIN artifacts USING (job_id, kind, index) WHERE due_at <= now()
+    ORDER BY tries, coalesce(source_expires_at, due_at + make_interval(secs => {LINK_SECONDS})), due_at
+    LIMIT $1 FOR UPDATE OF copies SKIP LOCKED
 ), taken AS (
     UPDATE copies SET tries = least(copies.tries + 1, 32767), due_at = now() + make_interval(secs => $2)
     FROM picked
     WHERE copies.job_id = picked.job_id AND copies.kind = picked.kind AND copies.index = picked.index
     RETURNING copies.*
 )
-SELECT taken.job_id, taken.kind, taken.index, artifacts.source_url, taken.tries
+SELECT taken.job_id, taken.kind, taken.index, source_url, taken.tries, content_type, file_name, input
 FROM taken JOIN artifacts USING (job_id, kind, index)
+LEFT JOIN jobs ON jobs.id = taken.job_id AND taken.kind = 'mask' AND taken.index = 0
 """
 
 
@@ -51,7 +64,10 @@ async def renew_lease(db: Database, owed: OwedCopy, lease_seconds: float) -> Non
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A stored copy and what was measured in it. Sizes in bytes and pixels; `bbox` half open."""
+    """A stored copy and what was measured in it. Sizes in bytes and pixels; `bbox` half open.
+
+    `remark` says what is odd about it; the provider's claims of its size are then not believed either.
+    """
 
     sha256: str
     size: int
@@ -60,6 +76,7 @@ class Measured:
     height: int | None = None
     area_fraction: float | None = None
     bbox: Sequence[int] | None = None
+    remark: str | None = None
 
 
 # The last copy of a job lets its callback go, which waited to name it. It is counted down in the callback's own row,
@@ -71,19 +88,35 @@ _COUNTED = """counted AS (
     FROM done WHERE callbacks.job_id = done.job_id AND files_owed > 0
     RETURNING files_owed
 )"""
-_TO_CALL = "SELECT EXISTS (SELECT FROM counted WHERE files_owed = 0) AS to_call"
+# Its last copy is the end of a phase. Locked by each copy, so that it is not counted before the last is recorded.
+_TO_COUNT = """to_count AS (
+    INSERT INTO uncounted (job_id, part) SELECT job_id, 'copy' FROM done
+    ON CONFLICT (job_id, part) DO UPDATE SET part = excluded.part
+)"""
+# Who waits for the job is told of every copy: of two last ones that are recorded at once neither knows that it is last.
+_TO_CALL = f"""SELECT EXISTS (SELECT FROM counted WHERE files_owed = 0) AS to_call,
+       (SELECT pg_notify('{CHANNEL}', waiters.job_id::text) FROM waiters JOIN done USING (job_id)) AS told"""
+
+# Whoever removes parts of a job locks it before its rows, too.
+_JOB_FIRST = "job AS MATERIALIZED (SELECT id FROM jobs WHERE id = $1 FOR KEY SHARE)"
+_AFTER_IT = "(SELECT count(*) FROM job) >= 0"
 
 _STORED = f"""
-WITH blob AS (
+WITH {_JOB_FIRST}, blob AS (
     INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
 ), artifact AS (
     UPDATE artifacts
-    SET sha256 = $4, content_type = $6, file_size = $5, width = coalesce($7, width), height = coalesce($8, height),
-        area_fraction = $9, bbox = $10, copy_error = NULL, stored_at = clock_timestamp()
-    WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL
+    SET sha256 = $4, content_type = $6, file_size = $5, area_fraction = $9, bbox = $10, copy_error = $11::text,
+        width = CASE WHEN $11::text IS NULL THEN coalesce($7, width) ELSE $7 END,
+        height = CASE WHEN $11::text IS NULL THEN coalesce($8, height) ELSE $8 END, stored_at = clock_timestamp()
+    WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL AND removed_at IS NULL AND {_AFTER_IT}
+    RETURNING job_id
+), unwanted AS (
+    -- The file, or all of its job, was removed while it was copied.
+    INSERT INTO unreferenced_blobs (sha256) SELECT $4 WHERE NOT EXISTS (SELECT FROM artifact) ON CONFLICT DO NOTHING
 ), done AS (
-    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 RETURNING job_id
-), {_COUNTED}
+    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND {_AFTER_IT} RETURNING job_id
+), {_COUNTED}, {_TO_COUNT}
 {_TO_CALL}
 """
 
@@ -102,19 +135,22 @@ async def record_copy(db: Database, owed: OwedCopy, copy: Measured) -> bool:
         copy.height,
         copy.area_fraction,
         list(copy.bbox) if copy.bbox else None,
+        copy.remark,
     )
     return row is not None and bool(row["to_call"])
 
 
 _FAILED = f"""
-WITH again AS (
+WITH {_JOB_FIRST}, again AS (
     UPDATE copies SET due_at = now() + make_interval(secs => $5), tries = greatest(0, tries - $6::int4)
-    WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NOT NULL
+    WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NOT NULL AND {_AFTER_IT}
 ), artifact AS (
-    UPDATE artifacts SET copy_error = $4 WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL
+    UPDATE artifacts SET copy_error = $4
+    WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL AND {_AFTER_IT}
 ), done AS (
-    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NULL RETURNING job_id
-), {_COUNTED}
+    DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND $5::float8 IS NULL AND {_AFTER_IT}
+    RETURNING job_id
+), {_COUNTED}, {_TO_COUNT}
 {_TO_CALL}
 """
 
@@ -132,66 +168,70 @@ async def record_failure(
 
 
 async def type_of(db: Database, sha256: str) -> tuple[str, int] | None:
-    """Content type and size in bytes of a stored file."""
+    """What its bytes say that a stored file is, and its size."""
     row = await db.fetchrow("SELECT content_type, size FROM blobs WHERE sha256 = $1", sha256)
     return (row["content_type"], row["size"]) if row else None
 
 
-async def record_upload(db: Database, upload: Measured) -> None:
+async def tenant_of(db: Database, job_id: UUID) -> UUID | None:
+    row = await db.fetchrow("SELECT tenant_id FROM jobs WHERE id = $1", job_id)
+    return row["tenant_id"] if row else None
+
+
+async def record_files(db: Database, files: Sequence[Measured]) -> None:
+    """Files that a job is going to refer to."""
     await db.execute(
-        "INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($1, $2, $3, $4, $5)"
-        " ON CONFLICT DO NOTHING",
+        "INSERT INTO blobs (sha256, size, content_type) SELECT * FROM unnest($1::text[], $2::int8[], $3::text[])"
+        " ON CONFLICT (sha256) DO NOTHING",
+        [file.sha256 for file in files],
+        [file.size for file in files],
+        [file.content_type for file in files],
+    )
+
+
+async def record_produced(db: Database, file: Measured) -> None:
+    """A file that an end is going to name; if none comes, it goes like one to which the last reference went."""
+    await record_files(db, [file])
+    await db.execute(
+        "INSERT INTO unreferenced_blobs (sha256) VALUES ($1) ON CONFLICT (sha256) DO UPDATE SET since = excluded.since",
+        file.sha256,
+    )
+
+
+async def record_upload(db: Database, upload: Measured, *, stays: bool) -> None:
+    """`stays`: whether or not a job refers to it."""
+    await db.execute(
+        "INSERT INTO blobs (sha256, size, content_type, width, height, uploaded) VALUES ($1, $2, $3, $4, $5, $6)"
+        " ON CONFLICT (sha256) DO UPDATE SET uploaded = true WHERE excluded.uploaded AND NOT blobs.uploaded",
         upload.sha256,
         upload.size,
         upload.content_type,
         upload.width,
         upload.height,
+        stays,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file whose address is given out before its bytes come; `sha256` is None until they have."""
-
-    id: str
-    ticket: str
-    file_name: str
-    content_type: str
-    sha256: str | None = None
-
-
-async def begin_upload(db: Database, tenant_id: UUID, upload: Upload) -> None:
-    await db.execute(
-        "INSERT INTO uploads (id, ticket, tenant_id, file_name, content_type) VALUES ($1, $2, $3, $4, $5)",
-        upload.id,
-        upload.ticket,
-        tenant_id,
-        upload.file_name,
-        upload.content_type,
-    )
-
-
-_UPLOAD = "SELECT id, ticket, file_name, content_type, sha256 FROM uploads WHERE"
-
-
-async def find_upload(db: Database, upload_id: str) -> Upload | None:
-    row = await db.fetchrow(f"{_UPLOAD} id = $1", upload_id)
-    return Upload(**dict(row)) if row else None
-
-
-async def find_ticket(db: Database, ticket: str, lasts_seconds: float) -> Upload | None:
-    """The upload that a ticket opens; None when there is none, or its time is over."""
+async def kept_picture(db: Database, job_id: UUID, came: Sequence[str]) -> str | None:
+    """The picture of an input that was kept from elsewhere; `came` are the files that came in the input itself."""
     row = await db.fetchrow(
-        f"{_UPLOAD} ticket = $1 AND created_at > now() - make_interval(secs => $2)", ticket, lasts_seconds
+        "SELECT sha256 FROM input_files WHERE job_id = $1 AND sha256 <> ALL ($2::text[])", job_id, came
     )
-    return Upload(**dict(row)) if row else None
+    return row["sha256"] if row else None
 
 
-async def finish_upload(db: Database, upload_id: str, sha256: str) -> bool:
-    """False: other bytes came before."""
-    row = await db.fetchrow(
-        "UPDATE uploads SET sha256 = $2 WHERE id = $1 AND (sha256 IS NULL OR sha256 = $2) RETURNING id",
-        upload_id,
-        sha256,
-    )
-    return row is not None
+_KEEP_PICTURE = """
+WITH job AS MATERIALIZED (
+    SELECT id FROM jobs WHERE id = $1 AND input <> '' FOR KEY SHARE
+), blob AS (
+    INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
+), unwanted AS (
+    INSERT INTO unreferenced_blobs (sha256) SELECT $2 WHERE NOT EXISTS (SELECT FROM job) ON CONFLICT DO NOTHING
+)
+INSERT INTO input_files (job_id, sha256) SELECT id, $2 FROM job ON CONFLICT DO NOTHING
+"""
+
+
+async def record_input_picture(db: Database, job_id: UUID, kept: Measured) -> None:
+    """Nothing, if the input was removed meanwhile."""
+    await db.execute(_KEEP_PICTURE, job_id, kept.sha256, kept.size, kept.content_type, kept.width, kept.height)

@@ -4,6 +4,7 @@ import json
 from typing import Any, Protocol
 
 from service.artifacts.links import FileLinks
+from service.errors import Gone
 
 
 class Facts(Protocol):
@@ -13,7 +14,9 @@ class Facts(Protocol):
 
 
 def body_of(row: Facts, links: FileLinks) -> bytes:
-    """The body that the job ended with; to the byte, if none of its files has a stored copy."""
+    """The body that the job ended with; to the byte, if none of its files has a stored copy. Raises Gone."""
+    if row["body"] is None:
+        raise Gone("The result of this job was removed, as its tenant wanted.", request_id=str(row["id"]))
     return links.rewritten(row["body"], files_of(row))
 
 

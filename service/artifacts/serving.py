@@ -1,5 +1,6 @@
 """Stored files as HTTP answers: bytes that a browser may show as a picture or save, and do nothing else with."""
 
+import mimetypes
 import re
 from urllib.parse import quote
 
@@ -25,6 +26,8 @@ _SHOWN_BY = (
     (8, b"WEBP", "image/webp"),
 )
 LONGEST_NAME = 128
+# What a hash names never changes.
+FOR_GOOD = "private, max-age=31536000, immutable"
 # Longer numbers than any file has are no range at all, and are never handed to int().
 _RANGE = re.compile(r"bytes=[ \t]*([0-9]{0,18})-([0-9]{0,18})[ \t]*", re.IGNORECASE)
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -44,18 +47,9 @@ async def file_response(
     method: str,
 ) -> Response:
     """Answer GET and HEAD for one blob; opened before the first header goes out, so that a lost one is a 503."""
-    shown = content_type in SHOWN
     etag = f'"{sha256}"'
-    headers = {
-        "accept-ranges": "bytes",
-        "cache-control": "private, max-age=31536000, immutable",
-        "content-disposition": content_disposition("inline" if shown else "attachment", file_name),
-        "content-security-policy": "sandbox; default-src 'none'",
-        "content-type": content_type if shown or SAVED.fullmatch(content_type) else OCTETS,
-        "etag": etag,
-        "x-content-type-options": "nosniff",
-    }
-    if _names(etag, request_headers.get("if-none-match", "")):
+    headers = {"accept-ranges": "bytes", **harmless(content_type, file_name), "cache-control": FOR_GOOD, "etag": etag}
+    if names(etag, request_headers.get("if-none-match", "")):
         return Response(status_code=304, headers=headers)
     if method == "HEAD":
         return Response(headers=headers | {"content-length": str(size)})
@@ -76,12 +70,32 @@ async def file_response(
     return StreamingResponse(body, 206, headers)
 
 
+def harmless(content_type: str, file_name: str) -> dict[str, str]:
+    """Headers that keep a browser from doing with a file anything but to show it as a picture or to save it."""
+    shown = content_type in SHOWN
+    return {
+        "content-disposition": content_disposition("inline" if shown else "attachment", file_name),
+        "content-security-policy": "sandbox; default-src 'none'",
+        "content-type": content_type if shown or SAVED.fullmatch(content_type) else OCTETS,
+        "x-content-type-options": "nosniff",
+    }
+
+
 def type_of_bytes(data: bytes, claimed: str) -> str:
     """What a file is served as: a picture by its first bytes, anything else as it was called if that is harmless."""
     for offset, start, content_type in _SHOWN_BY:
         if data.startswith(start, offset):
             return content_type
     return type_as_called(claimed)
+
+
+def type_served(found: str, called: str) -> str:
+    """What a stored file is served as: what its bytes were found to be, else as this holder of it calls it."""
+    return type_as_called(called) if found == OCTETS else found
+
+
+def type_of_name(file_name: str) -> str:
+    return mimetypes.guess_type(file_name)[0] or OCTETS
 
 
 def type_as_called(claimed: str) -> str:
@@ -108,7 +122,7 @@ def parse_range(header: str, size: int) -> tuple[int, int] | None:
     return int(first), min(int(last) + 1, size) if last else size
 
 
-def _names(etag: str, if_none_match: str) -> bool:
+def names(etag: str, if_none_match: str) -> bool:
     return any(tag.strip().removeprefix("W/") in {etag, "*"} for tag in if_none_match.split(","))
 
 

@@ -7,7 +7,7 @@ import re
 import tempfile
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import obstore
+from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 
 CHUNK_BYTES = 256 * 1024
 ABANDONED_SECONDS = 3600
+# Beside a bucket, files on their way are among those of others.
+SPOOLED = "roundtrip-"
 ABANDONED_PARTS_SECONDS = 2 * 86_400
+CLOUDS = {"s3", "gs", "az", "abfss"}
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -66,9 +70,14 @@ class Storage:
             _remove_abandoned(spool.glob("*.part"), ABANDONED_SECONDS)
             _remove_abandoned(root.glob("parts/*/*"), ABANDONED_PARTS_SECONDS)
             return cls(LocalStore(root), spool, root)
-        if parts.scheme == "s3" and parts.netloc:
-            return cls(from_url(url), Path(tempfile.gettempdir()))
-        raise ValueError("must be a file:/// or s3:// address")
+        if parts.scheme in CLOUDS and parts.netloc:
+            spool = Path(tempfile.gettempdir())
+            _remove_abandoned(spool.glob(f"{SPOOLED}*.part"), ABANDONED_SECONDS)
+            try:
+                return cls(from_url(url), spool)
+            except BaseError as error:  # It lacks an account or a key that the environment should have named.
+                raise ValueError(str(error).splitlines()[0]) from None
+        raise ValueError("must be a file:///, s3://, gs:// or az:// address")
 
     async def put(self, chunks: AsyncIterator[bytes], max_bytes: int) -> Stored:
         async with self.spool(chunks, max_bytes) as file:
@@ -88,6 +97,27 @@ class Storage:
                     await asyncio.to_thread(file.write, batch)
             await asyncio.to_thread(file.flush)
             yield Spooled(digest.hexdigest(), size, Path(file.name))
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A file for what is made of blobs; it is gone afterwards, for whoever has not opened it."""
+        with _part(self._spool) as file:
+            yield Path(file.name)
+
+    @asynccontextmanager
+    async def at_hand(self, sha256: str) -> AsyncIterator[Path]:
+        """A blob where another process can read it; raises FileNotFoundError."""
+        if self._root is not None:
+            path = self._root / _key(sha256)
+            await asyncio.to_thread(path.stat)
+            yield path
+            return
+        blob = await self.read(sha256)
+        with self.scratch() as path, path.open("wb") as file:
+            async for chunk in blob:
+                await asyncio.to_thread(file.write, chunk)
+            await asyncio.to_thread(file.flush)
+            yield path
 
     async def keep(self, file: Spooled) -> Stored:
         if self._root is not None:
@@ -114,8 +144,21 @@ class Storage:
             if digest.hexdigest() != expected:
                 raise PartMissing(number)
 
+    async def sizes_of_parts(self, upload: str) -> dict[int, int]:
+        """The parts that are there, with their sizes in bytes."""
+        found = await obstore.list_with_delimiter_async(self._store, _part_key(upload, ""))
+        return {int(name): each["size"] for each in found["objects"] if (name := each["path"].rpartition("/")[2])}
+
     async def drop_parts(self, upload: str, numbers: Iterable[int]) -> None:
-        await obstore.delete_async(self._store, [_part_key(upload, number) for number in numbers])
+        """Nothing is amiss if one is not there."""
+        for number in numbers:
+            with suppress(FileNotFoundError):
+                await obstore.delete_async(self._store, _part_key(upload, number))
+
+    async def delete(self, sha256: str) -> None:
+        """Nothing is amiss if it is not there."""
+        with suppress(FileNotFoundError):
+            await obstore.delete_async(self._store, _key(sha256))
 
     async def exists(self, sha256: str) -> bool:
         try:
@@ -148,7 +191,7 @@ def _key(sha256: str) -> str:
     return f"{sha256[:2]}/{sha256}"
 
 
-def _part_key(upload: str, number: int) -> str:
+def _part_key(upload: str, number: int | str) -> str:
     if not _NAME.fullmatch(upload):
         raise ValueError("not the name of an upload")
     return f"parts/{upload}/{number}"
@@ -156,7 +199,7 @@ def _part_key(upload: str, number: int) -> str:
 
 @contextmanager
 def _part(folder: Path) -> Iterator[IO[bytes]]:
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=SPOOLED, suffix=".part", delete=False) as file:
         try:
             yield file
         finally:
@@ -187,8 +230,8 @@ def _remove_abandoned(parts: Iterable[Path], seconds: float) -> None:
         try:
             if time.time() - part.stat().st_mtime > seconds:
                 part.unlink()
-        except FileNotFoundError:
-            continue  # another process was quicker
+        except (FileNotFoundError, PermissionError):
+            continue  # Another process was quicker, or it is another account's.
 
 
 async def _batches(chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:

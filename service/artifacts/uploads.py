@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from uuid import UUID
 
-from service.artifacts import records
-from service.artifacts.pictures import PictureRefused, measure_in_child
-from service.artifacts.records import Measured, Upload
-from service.artifacts.serving import OCTETS, clean_name, type_as_called
+from service.artifacts import records, tickets
+from service.artifacts.decoders import PictureRefused
+from service.artifacts.filing import file
+from service.artifacts.pictures import measure_in_child
+from service.artifacts.records import Measured
+from service.artifacts.serving import clean_name
 from service.artifacts.storage import PartMissing, TooLarge
+from service.artifacts.tickets import Upload
 from service.context import Context
 from service.errors import BadRequest, BodyTooLarge, Invalid, NotFound
 
@@ -19,11 +22,16 @@ LARGEST_IN_PARTS = 512 * 2**20
 MOST_PARTS = 1_000
 TICKET_SECONDS = 86_400.0
 LONGEST_TYPE = 200
+ENDED = "The file of this upload is whole already."
+
+# Longer than any ticket holds.
+FORGOTTEN_SECONDS = 2 * TICKET_SECONDS
+FORGOTTEN_AT_A_TIME = 100
 _RANDOM = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-async def keep(context: Context, chunks: AsyncIterator[bytes], claimed: str, limit: int) -> Measured:
-    """Store a file, measured. What is no picture keeps the type it is called by, if that is a harmless one."""
+async def keep(context: Context, chunks: AsyncIterator[bytes], limit: int) -> Measured:
+    """Store a file, measured."""
     try:
         async with context.storage.spool(chunks, limit) as spooled:
             if spooled.size == 0:
@@ -32,12 +40,11 @@ async def keep(context: Context, chunks: AsyncIterator[bytes], claimed: str, lim
                 picture, _ = await measure_in_child(spooled.path, mask=False)
             except PictureRefused as error:
                 raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
-            stored = await context.storage.keep(spooled)
+            stored = await file(context.db, context.storage, spooled)
     except TooLarge:
         raise BodyTooLarge(f"A file may have at most {limit:,} bytes.") from None
-    content_type = type_as_called(claimed) if picture.content_type == OCTETS else picture.content_type
-    kept = Measured(stored.sha256, stored.size, content_type, picture.width, picture.height)
-    await records.record_upload(context.db, kept)
+    kept = Measured(stored.sha256, stored.size, picture.content_type, picture.width, picture.height)
+    await records.record_upload(context.db, kept, stays=True)
     return kept
 
 
@@ -45,7 +52,7 @@ async def promise(context: Context, tenant_id: UUID, file_name: str, content_typ
     """An address for a file whose bytes are still to come, and the ticket with which to send them."""
     name = clean_name(file_name)
     upload = Upload(secrets.token_urlsafe(16), secrets.token_urlsafe(24), name, content_type[:LONGEST_TYPE])
-    await records.begin_upload(context.db, tenant_id, upload)
+    await tickets.begin(context.db, tenant_id, upload)
     return upload
 
 
@@ -53,7 +60,7 @@ async def open_ticket(context: Context, ticket: str) -> Upload:
     """Raises NotFound."""
     upload = None
     if _RANDOM.fullmatch(ticket):
-        upload = await records.find_ticket(context.db, ticket, TICKET_SECONDS)
+        upload = await tickets.find_by_ticket(context.db, ticket, TICKET_SECONDS)
     if upload is None:
         raise NotFound("There is no such upload, or its time is over.")
     return upload
@@ -61,26 +68,36 @@ async def open_ticket(context: Context, ticket: str) -> Upload:
 
 async def find(context: Context, upload_id: str) -> Upload | None:
     """A file that was promised, whether it came or not."""
-    return await records.find_upload(context.db, upload_id) if _RANDOM.fullmatch(upload_id) else None
+    return await tickets.find(context.db, upload_id) if _RANDOM.fullmatch(upload_id) else None
 
 
 async def receive(context: Context, ticket: str, chunks: AsyncIterator[bytes], claimed: str | None) -> Upload:
     """The bytes of a promised file. The same bytes may come again, as from a client that tries twice."""
     upload = await open_ticket(context, ticket)
-    return await _finish(context, upload, await keep(context, chunks, claimed or upload.content_type, LARGEST_UPLOAD))
+    kept = await keep(context, chunks, LARGEST_UPLOAD)
+    return await _finish(context, replace(upload, content_type=(claimed or upload.content_type)[:LONGEST_TYPE]), kept)
 
 
 async def receive_part(context: Context, ticket: str, number: int, chunks: AsyncIterator[bytes]) -> str:
     """Returns the part's SHA-256."""
     upload = await open_ticket(context, ticket)
+    if upload.sha256 is not None:
+        raise BadRequest(ENDED)
     if not 1 <= number <= MOST_PARTS:
         raise Invalid.at("path", "part", msg=f"Must be 1 to {MOST_PARTS:,}.", kind="value_error")
     try:
         async with context.storage.spool(chunks, LARGEST_UPLOAD) as spooled:
             await context.storage.keep_part(upload.id, number, spooled)
-            return spooled.sha256
     except TooLarge:
         raise BodyTooLarge(f"A part may have at most {LARGEST_UPLOAD:,} bytes.") from None
+    if (await open_ticket(context, ticket)).sha256 is not None:
+        await context.storage.drop_parts(upload.id, [number])
+        raise BadRequest(ENDED)
+    # Looked at with this part, so that of several that come at once none is overlooked.
+    if sum((await context.storage.sizes_of_parts(upload.id)).values()) > LARGEST_IN_PARTS:
+        await context.storage.drop_parts(upload.id, [number])
+        raise BodyTooLarge(f"All parts together may have at most {LARGEST_IN_PARTS:,} bytes.")
+    return spooled.sha256
 
 
 async def join(context: Context, ticket: str, parts: Mapping[int, str]) -> Upload:
@@ -91,15 +108,30 @@ async def join(context: Context, ticket: str, parts: Mapping[int, str]) -> Uploa
     ordered = dict(sorted(parts.items()))
     try:
         chunks = context.storage.read_parts(upload.id, ordered)
-        kept = await keep(context, chunks, upload.content_type, LARGEST_IN_PARTS)
+        kept = await keep(context, chunks, LARGEST_IN_PARTS)
     except PartMissing as error:
+        now = await open_ticket(context, ticket)
+        if now.sha256 is not None:
+            return now  # Another call, at the same time, joined it and dropped its parts.
         raise BadRequest(f"Part {error} did not come, or is another one.") from None
     upload = await _finish(context, upload, kept)
-    await context.storage.drop_parts(upload.id, ordered)
+    await _drop_all_parts(context, upload.id)
     return upload
 
 
+async def forget(context: Context) -> None:
+    """Forget uploads that never came, and what came of their parts."""
+    while ids := await tickets.that_never_came(context.db, FORGOTTEN_SECONDS, FORGOTTEN_AT_A_TIME):
+        for upload_id in ids:
+            await _drop_all_parts(context, upload_id)
+        await tickets.forget(context.db, ids)
+
+
+async def _drop_all_parts(context: Context, upload_id: str) -> None:
+    await context.storage.drop_parts(upload_id, await context.storage.sizes_of_parts(upload_id))
+
+
 async def _finish(context: Context, upload: Upload, kept: Measured) -> Upload:
-    if not await records.finish_upload(context.db, upload.id, kept.sha256):
+    if not await tickets.finish(context.db, upload.id, kept.sha256, upload.content_type):
         raise BadRequest("Another file was sent to this address before.")
     return replace(upload, sha256=kept.sha256)

@@ -1,6 +1,6 @@
 """The program's commands for callbacks: what was told, tell it once more, and a new key."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -8,10 +8,17 @@ import click
 
 from service.callbacks.lifecycle import CallbackState
 from service.local.console import data_option, end, show_table
+from service.moments import in_utc
 from service.operating import with_database
 
 STATES = click.Choice([state.value for state in CallbackState])
-MOMENTS = click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"])
+MOMENTS = click.DateTime(
+    [
+        "%Y-%m-%d",
+        "%Y-%m-%dT%H:%M",
+        *(f"%Y-%m-%dT%H:%M:%S{rest}" for rest in ("", "%z", ".%f", ".%f%z")),
+    ]
+)
 
 
 @click.group()
@@ -75,7 +82,10 @@ def redeliver(
         click.echo(f"The callback of {job_id} is told once more.")
         return
     assert since is not None
-    first, last = _in_utc(since), _in_utc(until) if until else None
+    try:
+        first, last = in_utc(since), in_utc(until) if until else None
+    except OverflowError:
+        end("that time is before or after all others", 2)
     wanted = CallbackState(state) if state else None
     number = with_database(data, lambda db: records.redeliver_many(db, None, first, last, wanted))
     click.echo(f"{number} callbacks are told once more.")
@@ -90,7 +100,3 @@ def rotate_key(at_once: bool, data: Path | None) -> None:
 
     with_database(data, lambda db: rotate(db, at_once=at_once))
     click.echo("The new key signs from now on." if at_once else "The new key is published, and signs from tomorrow on.")
-
-
-def _in_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

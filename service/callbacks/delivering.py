@@ -3,26 +3,29 @@
 Receivers that are slow have a pump of their own, so that their answers are not what the others wait for.
 """
 
+import asyncio
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import time
+from time import monotonic, time
 from uuid import UUID
 
 import structlog
-from nacl.signing import SigningKey
 
 from service.artifacts.links import FileLinks
+from service.batching import Batcher
 from service.callbacks import keys, records
 from service.callbacks.envelopes import ENVELOPES, EndedJob
 from service.callbacks.leases import LEASE_SECONDS, Leases
-from service.callbacks.lifecycle import CallbackFormat
-from service.callbacks.posting import post
-from service.callbacks.records import DueCallback
+from service.callbacks.lifecycle import CallbackFormat, CallbackState
+from service.callbacks.posting import failed, post
+from service.callbacks.records import SMALL_BODY, DueCallback, Hand, Tried
+from service.callbacks.schedule import MOST_TRIES
 from service.callbacks.signatures import fal_headers, standard_headers
 from service.context import Context
-from service.db import Row, patiently
+from service.db import DatabaseAway, Row, patiently
 from service.pump import Pump
 from service.secrets import FILE_LINKS, SharedSecret
 
@@ -32,17 +35,20 @@ log = structlog.get_logger()
 SLOTS = 64
 SLOW_SLOTS = 16
 
+# Large bodies in hand, those of slow receivers apart.
+LARGEST_BYTES = 32 * 2**20
+
 # What came of a try is kept in memory this long while the database is away.
 PATIENCE_SECONDS = 60.0
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """A callback with the bytes that are kept for it."""
+@dataclass(slots=True)
+class Telling:
+    """A callback and the bytes that are kept for it, once they are made."""
 
     due: DueCallback
-    format: CallbackFormat
-    body: bytes
+    body: bytes = b""
+    format: CallbackFormat = CallbackFormat.FAL
 
 
 class Deliverer:
@@ -52,60 +58,142 @@ class Deliverer:
         self._context = context
         self._file_secret = SharedSecret(FILE_LINKS)
         self._leases = Leases(partial(records.renew, context.db, seconds=LEASE_SECONDS))
-        self.pump = Pump("callback", partial(self._take, slow=False), self._deliver, slots=SLOTS)
-        self.slow = Pump("slow callback", partial(self._take, slow=True), self._deliver, slots=SLOW_SLOTS)
+        self._bodies = Batcher(self._find_bodies, whole=(DatabaseAway,))
+        self.pump = self._pump("callback", slow=False, slots=SLOTS)
+        self.slow = self._pump("slow callback", slow=True, slots=SLOW_SLOTS)
 
-    async def _take(self, limit: int, *, slow: bool) -> Sequence[Delivery]:
+    def _pump(self, name: str, *, slow: bool, slots: int) -> Pump[DueCallback]:
+        line = Line(slow=slow, share=slots * 3 // 4)
+        return Pump(name, partial(self._take, line=line), partial(self._deliver, line=line), slots=slots)
+
+    async def _take(self, limit: int, *, line: "Line") -> Sequence[DueCallback]:
+        hand = line.hand()
         found = await records.take(
-            self._context.db, limit, LEASE_SECONDS, slow=slow, overlap_seconds=keys.OVERLAP_SECONDS
+            self._context.db,
+            limit,
+            LEASE_SECONDS,
+            slow=line.slow,
+            overlap_seconds=keys.OVERLAP_SECONDS,
+            most_tries=MOST_TRIES,
+            share=line.share,
+            largest_bytes=LARGEST_BYTES,
+            hand=hand,
         )
-        kept = await self._keep([due for due in found if due.body is None])
-        ready = []
-        for due in found:
-            body, form = (due.body, due.format) if due.body is not None else kept.get(due.job_id, (None, None))
-            if body is not None and form is not None:
-                ready.append(Delivery(due, CallbackFormat(form), body))
-        return ready
+        if line.add(hand, found):
+            self._wake(slow=line.slow)
+        return found
 
-    async def _keep(self, new: Sequence[DueCallback]) -> dict[UUID, tuple[bytes, str]]:
-        """Make what is told before the first try, and write it down: every try says the same."""
-        if not new:
-            return {}
-        db = self._context.db
-        links = FileLinks(self._context.settings.public_url, await self._file_secret.get(db))
-        forms = {due.job_id: due.callback_format for due in new}
-        told = []
-        for row in await records.ended_jobs(db, list(forms)):
-            form = forms[row["job_id"]]
-            try:
-                told.append((row["job_id"], ENVELOPES[CallbackFormat(form)](_ended(row, links)), form))
-            except Exception:
-                # One that cannot be made costs the others nothing, and is given up in the end.
-                log.exception("a callback could not be made", job_id=str(row["job_id"]))
-        return await records.keep_bodies(db, told) if told else {}
-
-    async def _deliver(self, delivery: Delivery) -> None:
-        due = delivery.due
-        with self._leases.held(due.job_id):
-            headers = await self._headers(delivery)
-            tried = await post(self._context.callbacks, due.url, delivery.body, headers, due.tries)
-            more = await patiently(partial(records.record, self._context.db, due, tried), PATIENCE_SECONDS)
+    async def _deliver(self, due: DueCallback, *, line: "Line") -> None:
+        try:
+            with self._leases.held(due.job_id, due.taken):
+                tried = await self._try(due)
+                more = await patiently(partial(records.record, self._context.db, due, tried), PATIENCE_SECONDS)
+            if tried.state is CallbackState.DELIVERED:
+                self._context.progress.add("delivered")
+        finally:
+            if line.remove(due):
+                self._wake(slow=line.slow)
         if more:
-            (self.slow if tried.slow else self.pump).wake()
+            self._wake(slow=tried.slow)
 
-    async def _headers(self, delivery: Delivery) -> dict[str, str]:
+    def _wake(self, *, slow: bool) -> None:
+        (self.slow if slow else self.pump).wake()
+
+    async def _try(self, due: DueCallback) -> Tried:
+        """Whatever happens, it was a try: a callback that always fails comes to its end, too."""
+        begun = monotonic()
+        telling = Telling(due)
+        try:
+            await patiently(partial(self._bodies.put, telling), PATIENCE_SECONDS)
+        except DatabaseAway:
+            raise
+        except Exception as error:
+            log.exception("a callback could not be made", job_id=str(due.job_id))
+            words = f"The callback could not be made ({type(error).__name__})."
+            return Tried(CallbackState.GIVEN_UP, monotonic() - begun, error=words)
+        try:
+            headers = await patiently(partial(self._headers, telling), PATIENCE_SECONDS)
+            return await post(self._context.callbacks, due.url, telling.body, headers, due.tries)
+        except DatabaseAway:
+            raise
+        except Exception as error:
+            log.exception("a callback could not be sent", job_id=str(due.job_id))
+            return failed(monotonic() - begun, due.tries + 1, f"It could not be sent ({type(error).__name__}).")
+
+    async def _find_bodies(self, tellings: Sequence[Telling]) -> list[None]:
+        """What is told is made before the first try, and written down: every try says the same."""
+        db = self._context.db
+        new = {each.due.job_id: each.due.callback_format for each in tellings if each.due.format is None}
+        kept = {}
+        if new:
+            links = FileLinks(self._context.settings.public_url, await self._file_secret.get(db))
+            rows = await records.ended_jobs(db, list(new))
+            made = [(row["job_id"], await _made(row, links, new[row["job_id"]]), new[row["job_id"]]) for row in rows]
+            kept = await records.keep_bodies(db, made)
+        if left := [each.due.job_id for each in tellings if each.due.format is not None and each.due.body is None]:
+            kept |= await records.kept_bodies(db, left)
+        for each in tellings:
+            body, form = kept.get(each.due.job_id, (each.due.body, each.due.format))
+            if body is None or form is None:
+                raise LookupError("the job or its result is gone")
+            each.body, each.format = body, CallbackFormat(form)
+        return [None] * len(tellings)
+
+    async def _headers(self, telling: Telling) -> dict[str, str]:
         """Signed anew for each try, as receivers refuse what is older than some minutes."""
-        due, at = delivery.due, int(time())
-        key: SigningKey = await self._context.callback_keys.signer(self._context.db)
-        if delivery.format is CallbackFormat.FAL:
-            return fal_headers(key, str(due.job_id), str(due.tenant_id), at, delivery.body)
+        due, at = telling.due, int(time())
+        if telling.format is CallbackFormat.FAL:
+            key = await self._context.callback_keys.signer(self._context.db)
+            return fal_headers(key, str(due.job_id), str(due.tenant_id), at, telling.body)
         installation = await self._context.callback_secret.get(self._context.db)
         generations = [due.callback_secret, due.callback_secret - 1][: 2 if due.was_rotated else 1]
         secrets = [keys.tenant_secret(installation, due.tenant_id, generation) for generation in generations]
-        return standard_headers(key, secrets, str(due.job_id), at, delivery.body)
+        own_keys = [keys.tenant_key(installation, due.tenant_id, generation) for generation in generations]
+        return standard_headers(own_keys, secrets, str(due.job_id), at, telling.body)
 
 
-def _ended(row: Row, links: FileLinks) -> EndedJob:
+class Line:
+    """What a pump has in hand. No tenant has more than its share, however many silent receivers it names."""
+
+    def __init__(self, *, slow: bool, share: int) -> None:
+        self.slow = slow
+        self.share = share
+        self._in_hand: dict[tuple[UUID, int], DueCallback] = {}
+        self._full: set[UUID] = set()
+
+    def hand(self) -> Hand:
+        due = self._in_hand.values()
+        return Hand([each.tenant_id for each in due], sum(each.size for each in due if each.size > SMALL_BODY))
+
+    def add(self, hand: Hand, taken: Sequence[DueCallback]) -> bool:
+        """What was taken with that in hand. Whether there is room meanwhile for what did not fit into a share."""
+        self._in_hand.update((due.taken_as, due) for due in taken)
+        with_these = Counter([*hand.tenants, *(due.tenant_id for due in taken)])
+        self._full = {tenant for tenant, number in with_these.items() if number >= self.share}
+        return bool([tenant for tenant in tuple(self._full) if self._has_room(tenant)])
+
+    def remove(self, due: DueCallback) -> bool:
+        """Whether something may have waited for the room that this one leaves."""
+        del self._in_hand[due.taken_as]
+        return self._has_room(due.tenant_id) or due.size > SMALL_BODY
+
+    def _has_room(self, tenant_id: UUID) -> bool:
+        """Said once of a tenant whose share was full, when it has room for a few: each take costs a statement."""
+        if tenant_id not in self._full:
+            return False
+        has_room = sum(due.tenant_id == tenant_id for due in self._in_hand.values()) <= self.share * 2 // 3
+        if has_room:
+            self._full.discard(tenant_id)
+        return has_room
+
+
+async def _made(row: Row, links: FileLinks, form: str) -> bytes:
+    """A large one on a thread, so that what is in hand meanwhile is renewed."""
+    make = partial(_envelope, row, links, CallbackFormat(form))
+    return await asyncio.to_thread(make) if len(row["body"]) > SMALL_BODY else make()
+
+
+def _envelope(row: Row, links: FileLinks, form: CallbackFormat) -> bytes:
     facts = dict(row)
     files = json.loads(facts.pop("files") or "[]")
-    return EndedJob(**{**facts, "body": links.rewritten(facts["body"], files)})
+    return ENVELOPES[form](EndedJob(**{**facts, "body": links.rewritten(facts["body"], files)}))

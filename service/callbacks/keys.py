@@ -1,4 +1,4 @@
-"""What callbacks are signed with: Ed25519 keys of the installation, published, and a secret of each tenant.
+"""What callbacks are signed with: Ed25519 keys of the installation, published, and a secret and a key of each tenant.
 
 Receivers keep the published keys for a day and need not look again when a signature does not hold. So a new key is
 published for longer than that before it signs, and the one before it for a day after.
@@ -90,13 +90,27 @@ async def read_keys(db: Database) -> list[KeyPair]:
     return [KeyPair(SigningKey(bytes(row["value"])), row["age"]) for row in rows]
 
 
+# One statement each, so that nobody ever finds a stolen key beside the new one, or none.
+_NEXT = f"""
+INSERT INTO server_secrets (name, value, created_at)
+SELECT '{NAME}' || coalesce(max(substr(name, {len(NAME) + 1})::int), 0) + 1, $1, now() - make_interval(secs => $2)
+FROM {{before}} WHERE starts_with(name, '{NAME}')
+ON CONFLICT DO NOTHING RETURNING name
+"""
+_ADD_NEXT = _NEXT.format(before="server_secrets")
+_REPLACE_ALL = f"""
+WITH stolen AS (
+    DELETE FROM server_secrets WHERE starts_with(name, '{NAME}') RETURNING name
+)
+{_NEXT.format(before="stolen")}
+"""
+
+
 async def rotate(db: Database, *, at_once: bool) -> None:
     """Make the next key. `at_once` is for one that was stolen: no older key is used or published again."""
-    before = await db.fetch("SELECT name FROM server_secrets WHERE starts_with(name, $1)", NAME)
-    last = max((int(row["name"].removeprefix(NAME)) for row in before), default=0)
-    await db.execute(_ADD, f"{NAME}{last + 1}", secrets.token_bytes(32), SIGNS_AFTER_SECONDS if at_once else 0.0)
-    if at_once:
-        await db.execute("DELETE FROM server_secrets WHERE name = ANY ($1)", [row["name"] for row in before])
+    statement, age = (_REPLACE_ALL, SIGNS_AFTER_SECONDS) if at_once else (_ADD_NEXT, 0.0)
+    while await db.fetchrow(statement, secrets.token_bytes(32), age) is None:
+        continue  # Somebody else made one at the same moment.
 
 
 def key_set(keys: Sequence[KeyPair], *, strict: bool) -> dict[str, Any]:
@@ -122,6 +136,15 @@ def _entry(kid: str, x: str) -> dict[str, str]:
 def public_text(public: bytes) -> str:
     """As Standard Webhooks writes the key of `v1a`."""
     return f"whpk_{base64.b64encode(public).decode()}"
+
+
+def tenant_key(installation: bytes, tenant_id: UUID, generation: int) -> SigningKey:
+    """What signs a tenant's Standard Webhooks.
+
+    The standard signs no name of a sender: with one key for all, a tenant could send another's receiver the callbacks
+    of its own jobs, and they would verify.
+    """
+    return SigningKey(hmac.new(installation, f"v1a/{tenant_id}/{generation}".encode(), hashlib.sha256).digest())
 
 
 def tenant_secret(installation: bytes, tenant_id: UUID, generation: int) -> bytes:

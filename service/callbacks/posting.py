@@ -9,7 +9,7 @@ import httpx
 from service.callbacks.lifecycle import CallbackState
 from service.callbacks.records import Tried
 from service.callbacks.schedule import pause_after
-from service.network import retry_after
+from service.network import NotTried, retry_after
 
 LIMIT_SECONDS = 15.0
 
@@ -22,6 +22,12 @@ SLOW_SECONDS = 2.0
 
 # What speaks against the receiver as a whole, and not against this one address of it.
 RECEIVERS_FAULT = {408, 425, 429}
+
+# What asks for a pause of everything that is sent there.
+HOLDS = {429, 503}
+
+# Own congestion is no word of the receiver's; it is asked again soon.
+CONGESTED_SECONDS = 5.0
 
 # Addresses that are not allowed, names that do not exist and hosts that are away read alike: nobody learns from it
 # what there is in a network.
@@ -44,10 +50,11 @@ async def post(http: httpx.AsyncClient, url: str, body: bytes, headers: Mapping[
             response = await http.send(request, stream=True)
         status, asked = response.status_code, retry_after(response)
         await _read(response)
+    except (httpx.PoolTimeout, NotTried):
+        return Tried(CallbackState.PENDING, monotonic() - begun, again_in=CONGESTED_SECONDS, counts=False)
     except (
         httpx.ConnectError,
         httpx.ConnectTimeout,
-        httpx.PoolTimeout,
         httpx.UnsupportedProtocol,
         httpx.InvalidURL,
         UnicodeError,
@@ -87,6 +94,22 @@ def meaning(
     if status == 410:
         return Tried(CallbackState.GONE, seconds, status, error, slow=slow)
     blames = status is None or status >= 500 or status in RECEIVERS_FAULT
+    hold = asked or 0.0 if status in HOLDS else 0.0
+    return failed(seconds, tries, error, status=status, asked=asked, blames=blames, slow=slow, hold=hold)
+
+
+def failed(
+    seconds: float,
+    tries: int,
+    error: str | None,
+    *,
+    status: int | None = None,
+    asked: float | None = None,
+    blames: bool = False,
+    slow: bool = False,
+    hold: float = 0.0,
+) -> Tried:
+    """What follows when the `tries`th try came to nothing."""
     pause = pause_after(tries, asked)
     state = CallbackState.GIVEN_UP if pause is None else CallbackState.PENDING
-    return Tried(state, seconds, status, error, pause or 0.0, blames, slow)
+    return Tried(state, seconds, status, error, pause or 0.0, blames, slow, hold)

@@ -4,6 +4,7 @@ import random
 
 # Seconds after each try that failed: twelve tries in about two days, the first of them close together.
 PAUSES = (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
+MOST_TRIES = len(PAUSES) + 1
 JITTER = 0.2
 
 # A receiver that stays away is asked by one callback for all; those that never had their turn end after this long.

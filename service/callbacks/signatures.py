@@ -1,7 +1,7 @@
 """The headers that prove a callback to be ours, made anew for each try.
 
 fal's: Ed25519 over request ID, user ID, time and the body's SHA-256, a line each, in hex. Standard Webhooks': over
-`id.time.body`, by HMAC-SHA256 with the tenant's secret (`v1`) and by the same Ed25519 key (`v1a`), in base64.
+`id.time.body`, by HMAC-SHA256 with the tenant's secret (`v1`) and by Ed25519 with the tenant's key (`v1a`), in base64.
 """
 
 import base64
@@ -24,12 +24,12 @@ def fal_headers(key: SigningKey, request_id: str, user_id: str, at: int, body: b
 
 
 def standard_headers(
-    key: SigningKey, secrets: Sequence[bytes], message_id: str, at: int, body: bytes
+    keys: Sequence[SigningKey], secrets: Sequence[bytes], message_id: str, at: int, body: bytes
 ) -> dict[str, str]:
-    """One `v1` a secret: after a rotation the one before holds for a while."""
+    """One `v1` a secret and one `v1a` a key: after a rotation those before hold for a while."""
     signed = f"{message_id}.{at}.".encode() + body
     signatures = [f"v1,{_text(hmac.new(secret, signed, hashlib.sha256).digest())}" for secret in secrets]
-    signatures.append(f"v1a,{_text(key.sign(signed).signature)}")
+    signatures += [f"v1a,{_text(key.sign(signed).signature)}" for key in keys]
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(at),

@@ -10,7 +10,7 @@ from types import ModuleType
 from service.catalog.base import Lifted, LiftedFile, Model
 from service.catalog.lifting import lift
 from service.catalog.rewriting import with_stored_files
-from service.catalog.validation import check_content, check_input
+from service.catalog.validation import check_content, check_input, problems_of
 from service.errors import UnknownModel
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "check_input",
     "discover",
     "lift",
+    "problems_of",
     "with_stored_files",
 ]
 

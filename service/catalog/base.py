@@ -7,6 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 FileKind = Literal["mask", "image"]
+# Field, message and type, as in a validation error.
+Problem = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,22 @@ class Lifted:
     timings: Mapping[str, float] = field(default_factory=dict)
 
 
+def marks_in(prompt: str, *marks: str) -> list[Problem]:
+    """For models that find their pictures by marks in the prompt, which a client's own must not hold."""
+    found = [mark for mark in marks if mark in prompt]
+    return [("prompt", f"Input should not hold {mark!r}, which stands for a picture", "value_error") for mark in found]
+
+
+def no_limits(_: Any) -> list[Problem]:
+    return []
+
+
 @dataclass(frozen=True)
 class Model:
-    """`Input` is None for a model that an operator registered without code: its jobs pass through."""
+    """`Input` is None for a model that an operator registered without code: its jobs pass through.
+
+    `limits` tells why a GPU of one's own can never run an input that fits the schema; the provider may know better.
+    """
 
     id: str
     title: str
@@ -45,3 +60,4 @@ class Model:
     Input: type[BaseModel] | None = None
     Output: type[BaseModel] | None = None
     example: Mapping[str, Any] = field(default_factory=dict)
+    limits: Callable[[Any], list[Problem]] = no_limits

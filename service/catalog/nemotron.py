@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from service.catalog.base import Model
+from service.catalog.base import Model, Problem, marks_in
 from service.catalog.lifting import lift
 from service.catalog.schemas import FileInput, InputSchema
 
@@ -86,12 +86,17 @@ class NemotronOutput(BaseModel):
     timings: NemotronTimings | None = Field(default=None, description="Where the time went.")
 
 
+def limits(input: NemotronInput) -> list[Problem]:
+    return marks_in(input.prompt, "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+
+
 MODEL = Model(
     id="fal-ai/nemotron-diffusion-vlm",
     title="Nemotron Diffusion VLM",
     lift=lift,
     Input=NemotronInput,
     Output=NemotronOutput,
+    limits=limits,
     example={
         "image_url": "https://storage.googleapis.com/falserverless/example_inputs/dog.png",
         "prompt": "What is in this picture? One sentence.",

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from service.catalog.base import Lifted, Model
+from service.catalog.base import Lifted, Model, Problem, marks_in
 from service.catalog.lifting import lift
 from service.catalog.schemas import FileInput, Image, InputSchema
 
@@ -41,12 +41,17 @@ def lift_masks(output: Any) -> Lifted:
     return lift(output, mask_labels=segment_labels(answer) if isinstance(answer, str) else ())
 
 
+def limits(input: Sa2VAInput) -> list[Problem]:
+    return marks_in(input.prompt, "<image>")
+
+
 MODEL = Model(
     id="fal-ai/sa2va/8b/image",
     title="Sa2VA 8B Image",
     lift=lift_masks,
     Input=Sa2VAInput,
     Output=Sa2VAOutput,
+    limits=limits,
     example={
         "prompt": "Describe the image briefly, with segmentation masks for the parts you name.",
         "image_url": "https://raw.githubusercontent.com/facebookresearch/segment-anything-2/main/notebooks/images/truck.jpg",

@@ -12,3 +12,13 @@ def is_storable(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def storable(value: str | None, limit: int | None = None) -> str | None:
+    """What a text column can hold: NUL and lone surrogates become U+FFFD. The body keeps them."""
+    if value is None:
+        return None
+    value = value[:limit] if limit else value
+    if "\0" in value:
+        value = value.replace("\0", "\ufffd")
+    return value if value.isascii() else value.encode("utf-8", "replace").decode("utf-8")

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from service.catalog.base import Model
+from service.catalog.base import Model, Problem
 from service.catalog.text import is_storable
 from service.errors import Invalid
 
@@ -30,6 +30,11 @@ def check_input(model: Model, value: Any, loc: Location = ("body", "input")) -> 
         raise Invalid(
             [{"loc": [*loc, *each["loc"]], "msg": each["msg"], "type": each["type"]} for each in details[:MAX_PROBLEMS]]
         ) from None
+
+
+def problems_of(model: Model, value: Any) -> list[Problem]:
+    """Why a GPU of one's own could never run this input, which fits the schema."""
+    return [] if model.Input is None else model.limits(model.Input.model_validate(value))
 
 
 def check_content(container: dict[str, Any] | list[Any], loc: Location, depth: int = 1) -> None:

@@ -15,6 +15,7 @@ HEADERS = (
     "range",
     "x-app-fal-disable-fallback",
     "x-fal-client-proxy",
+    "x-fal-disable-fallbacks",
     "x-fal-file-name",
     "x-fal-idempotency-key",
     "x-fal-no-retry",

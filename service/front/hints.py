@@ -6,7 +6,7 @@ from math import isfinite
 from starlette.requests import Request
 
 from service.errors import Invalid
-from service.jobs.hints import SENT_ON, SHORTEST_START_TIMEOUT, START_TIMEOUT
+from service.jobs.hints import SENT_ON, SHORTEST_START_TIMEOUT, START_TIMEOUT, TAGS
 from service.jsontext import encode
 
 PRIORITIES = ("normal", "low")
@@ -18,8 +18,7 @@ LONGEST_HINT = 4_096
 # https://fal.ai/docs: what does not fit is dropped without a word.
 MOST_TAGS = 10
 LONGEST_TAGS = 1_024
-_TAG = re.compile(r"(?!fal\.)[a-z0-9._-]{1,64}=[ -~]{1,128}")
-LONGEST_TAG = 128
+_TAG = re.compile(r"(?!fal\.)[a-z0-9._-]{1,64}=[ -~]{1,256}")
 
 
 def read_priority(request: Request) -> str:
@@ -31,23 +30,29 @@ def read_priority(request: Request) -> str:
 
 def read_tags(request: Request) -> list[str]:
     """`key=value` pairs, which become tags of the job."""
-    text = request.headers.get("x-fal-tags", "")
+    text = request.headers.get(TAGS, "")
     if len(text) > LONGEST_TAGS:
         return []
     pairs = [pair.strip() for pair in text.split(",")]
-    return [pair for pair in pairs if _TAG.fullmatch(pair) and len(pair) <= LONGEST_TAG][:MOST_TAGS]
+    return [pair for pair in pairs if _TAG.fullmatch(pair)][:MOST_TAGS]
 
 
 def read_hints(request: Request) -> str:
     """A JSON object's text of the headers that go on to the provider."""
     hints = {name: request.headers[name] for name in SENT_ON if name in request.headers}
+    if not _is_plain(hints.get(TAGS, "")):
+        hints[TAGS] = ",".join(read_tags(request))
     for name, value in hints.items():
-        if len(value) > LONGEST_HINT or not (value.isascii() and value.isprintable()):
+        if not _is_plain(value):
             raise Invalid.at("header", name, msg=f"Must be at most {LONGEST_HINT:,} plain characters.")
     for name in TIMEOUT_HEADERS:
         if name in request.headers:
             hints[START_TIMEOUT] = str(_seconds(name, request.headers[name]))
     return encode(hints).decode()
+
+
+def _is_plain(value: str) -> bool:
+    return len(value) <= LONGEST_HINT and value.isascii() and value.isprintable()
 
 
 def _seconds(name: str, text: str) -> float:

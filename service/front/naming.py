@@ -2,10 +2,11 @@
 
 from uuid import uuid4
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.front.addresses import PREFIX
+
+NAME = b"x-fal-request-id"
 
 
 class RequestNames:
@@ -15,9 +16,9 @@ class RequestNames:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                if "x-fal-request-id" not in headers:
-                    headers["x-fal-request-id"] = str(uuid4())
+                headers = message["headers"]
+                if not any(name == NAME for name, _ in headers):
+                    headers.append((NAME, str(uuid4()).encode()))
             await send(message)
 
         ours = scope["type"] == "http" and scope["path"].startswith(f"{PREFIX}/")

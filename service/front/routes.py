@@ -6,6 +6,7 @@ from typing import Any
 from starlette.routing import Route
 
 from service.front import cancelling, results, running, statuses, submitting, uploads
+from service.front.addresses import PREFIX
 from service.front.proxy import Proxy
 
 
@@ -17,6 +18,9 @@ def both(path: str, endpoint: Callable[..., Any], *methods: str) -> list[Route]:
 REQUEST = "/queue/{app:path}/requests/{request_id}"
 TICKET = "/cdn/uploads/{ticket}"
 PARTS = "/cdn/files/{upload}/{name}/multipart/{ticket}"
+
+# What fal's clients ask for ten times a second: under its whole path, before any other route is looked at.
+status_routes = both(f"{PREFIX}{REQUEST}/status", statuses.show_status, "GET")
 
 routes = [
     *both(f"{REQUEST}/status", statuses.show_status, "GET"),

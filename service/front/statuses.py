@@ -1,9 +1,11 @@
 """Where a request stands, asked once or streamed until it has ended."""
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,9 +14,9 @@ from service.context import Context
 from service.db import Row, patiently
 from service.front.addresses import request_urls, same_app
 from service.front.errors import UnknownRequest
-from service.front.logs import log_lines
-from service.jobs import reads
+from service.jobs import reads, runs
 from service.jobs.lifecycle import FAL_STATUS, LIVE, Status
+from service.jobs.logs import log_lines
 from service.jobs.waiting import Waiting, wait_for
 from service.keys import Caller
 from service.requests import answer, authenticate, event_stream
@@ -41,8 +43,12 @@ async def find_request(request: Request, caller: Caller) -> Row:
 async def show_status(request: Request) -> Response:
     """202 while the request waits or runs, 200 once it has ended."""
     context: Context = request.state.context
-    row = await find_request(request, await authenticate(request, "read"))
-    logs = log_lines(await reads.events_of(context.db, row["id"])) if wants_logs(request) else None
+    caller = await authenticate(request, "read")
+    row = await find_request(request, caller)
+    logs = None
+    if wants_logs(request):
+        said = await runs.logs_of(context.db, row["id"])
+        logs = log_lines(await reads.events_of(context.db, row["id"]), said, caller)
     body = status_body(context.settings.public_url, row, logs)
     return answer(body, 202 if row["status"] in LIVE else 200, request_id=row["id"])
 
@@ -57,27 +63,42 @@ async def status_events(request: Request, caller: Caller, row: Row) -> AsyncGene
     """A status for every change, each with only its new log lines; the last one is COMPLETED."""
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
-    request_id, wanted, seen = row["id"], wants_logs(request), 0
+    request_id, wanted, seen = row["id"], wants_logs(request), (0, 0)
     told: dict[str, Any] = {}
     yield PING
     async with waiting.on(request_id) as changed:
         while True:
-            look = partial(reads.status_of, context.db, caller.tenant_id, str(request_id))
-            now = await patiently(look, PATIENCE_SECONDS)
+            looking = asyncio.create_task(_look(context, caller, request_id, seen if wanted else None))
+            try:
+                while not (await asyncio.wait([looking], timeout=PING_SECONDS))[0]:
+                    yield PING
+                now, events, said = looking.result()
+            finally:
+                looking.cancel()
             if now is None:
                 return
-            # Read after the status, so that the last line is there when the request has ended.
-            history = partial(reads.events_of, context.db, request_id, after=seen)
-            events = await patiently(history, PATIENCE_SECONDS) if wanted else []
-            body = status_body(context.settings.public_url, now, log_lines(events) if wanted else None)
-            if events or body | {"logs": None} != told:
-                seen = events[-1]["id"] if events else seen
+            body = status_body(context.settings.public_url, now, log_lines(events, said, caller) if wanted else None)
+            if events or said or body | {"logs": None} != told:
+                seen = (events[-1]["id"] if events else seen[0], said[-1]["id"] if said else seen[1])
                 told = body | {"logs": None}
                 yield event_line(body)
             if now["status"] not in LIVE or waiting.stopped:
                 return
             while not await wait_for(changed, PING_SECONDS):
                 yield PING
+
+
+async def _look(
+    context: Context, caller: Caller, request_id: UUID, seen: tuple[int, int] | None
+) -> tuple[Row | None, list[Row], list[Row]]:
+    """The status, and what happened and was said since, if that is wanted; however long the database is away."""
+    look = partial(reads.status_of, context.db, caller.tenant_id, str(request_id))
+    now = await patiently(look, PATIENCE_SECONDS)
+    if seen is None:
+        return now, [], []
+    # Read after the status, so that the last line is there when the request has ended.
+    events = await patiently(partial(reads.events_of, context.db, request_id, after=seen[0]), PATIENCE_SECONDS)
+    return now, events, await patiently(partial(runs.logs_of, context.db, request_id, after=seen[1]), PATIENCE_SECONDS)
 
 
 def event_line(value: Any) -> bytes:

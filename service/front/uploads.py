@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.artifacts import records, uploads
-from service.artifacts.records import Upload
-from service.artifacts.serving import file_response
+from service.artifacts.serving import file_response, type_served
+from service.artifacts.tickets import Upload
 from service.bodies import read_body
 from service.context import Context
 from service.errors import Forbidden, NotFound, UnsupportedMedia
@@ -104,7 +104,7 @@ async def serve(request: Request) -> Response:
     known = await records.type_of(context.db, found.sha256) if found and found.sha256 else None
     if found is None or found.sha256 is None or known is None:
         raise NotFound("There is no such file.")
-    content_type, size = known
+    content_type, size = type_served(known[0], found.content_type), known[1]
     return await file_response(
         context.storage, found.sha256, content_type, found.file_name, size, request.headers, request.method
     )

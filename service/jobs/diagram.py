@@ -10,7 +10,8 @@ MEANING = {
     Status.IN_PROGRESS: "the provider said that it is being worked on",
     Status.COMPLETED: "the model's output is kept",
     Status.FAILED: "the model, the provider or a deadline ended it; the words are kept",
-    Status.CANCELLED: "somebody asked for it: the provider stopped it or never had it, or an administrator forced it",
+    Status.CANCELLED: "somebody asked for it, and the provider stopped it, never had it, or left that in doubt; or an "
+    "administrator forced it",
 }
 ATTEMPTS = {
     AttemptState.SUBMITTING: "written before the first byte goes out",
@@ -19,7 +20,8 @@ ATTEMPTS = {
     AttemptState.BLOCKED: "the provider takes nothing from this account; it is paused and the job waits",
     AttemptState.AMBIGUOUS: "the answer was lost; its webhook may still come",
     AttemptState.ABANDONED: "no webhook came in time; the job was submitted again",
-    AttemptState.SUPERSEDED: "the job ended without it; the provider is asked to stop it",
+    AttemptState.SUPERSEDED: "the job ended without it, and the provider is asked to stop it; or it went to another "
+    "provider",
     AttemptState.COMPLETED: "its news ended the job",
     AttemptState.FAILED: "its news ended the job",
     AttemptState.CANCELLED: "its news ended the job",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from uuid import UUID
 
+from service.bulk.lifecycle import UNDER_WAY
 from service.callbacks.lifecycle import CallbackState
 from service.db import Database, Row
 from service.jobs.facts import Due
@@ -24,11 +25,12 @@ WITH picked AS (
 )
 SELECT moved.job_id, moved.attempt, jobs.model, moved.duty, moved.status,
        coalesce(moved.deadline_at <= now(), false) AS past_deadline,
+       coalesce(moved.start_by <= now(), false) AS past_start,
        moved.cancel_requested_at IS NOT NULL AS cancel_requested,
        attempts.provider_request_id, attempts.response_url, attempts.status_url, attempts.cancel_url,
        coalesce(extract(epoch FROM now() - attempts.claimed_at), 0)::float8 AS since_claim,
        (SELECT count(resubmitted_at) FROM attempts earlier WHERE earlier.job_id = moved.job_id)::int4 AS resubmissions,
-       tenants.on_doubt
+       tenants.on_doubt, coalesce(attempts.provider, moved.provider) AS provider, moved.fallback, moved.spill_seconds
 FROM moved
 JOIN jobs ON jobs.id = moved.job_id
 JOIN tenants ON tenants.id = moved.tenant_id
@@ -36,12 +38,13 @@ LEFT JOIN attempts ON attempts.job_id = moved.job_id AND attempts.number = moved
 """
 
 _EXPIRE = f"""
-UPDATE live_jobs SET duty = '{Duty.CLOSE}', due_at = now() WHERE duty = '{Duty.SUBMIT}' AND deadline_at <= now()
+UPDATE live_jobs SET duty = '{Duty.CLOSE}', due_at = now()
+WHERE duty = '{Duty.SUBMIT}' AND (deadline_at <= now() OR start_by <= now())
 """
 
 
 async def expire(db: Database) -> None:
-    """Let jobs whose deadline passed before they were submitted be closed."""
+    """Let jobs whose deadline, or time to start, passed before they were submitted be closed."""
     await db.execute(_EXPIRE)
 
 
@@ -189,16 +192,17 @@ WITH moved AS (
     WHERE job_id = $1 AND attempt = $2 AND duty = $3
     RETURNING job_id, status, attempt
 ), tried AS (
-    UPDATE attempts SET state = '{AttemptState.SUBMITTED}'
+    UPDATE attempts
+    SET state = '{AttemptState.SUBMITTED}', provider_request_id = coalesce(provider_request_id, $4)
     FROM moved WHERE attempts.job_id = moved.job_id AND attempts.number = moved.attempt
 )
 INSERT INTO job_events (job_id, event, status, attempt) SELECT job_id, '{Event.ACCEPTED}', status, attempt FROM moved
 """
 
 
-async def ask_instead(db: Database, due: Due) -> None:
-    """The answer to a submission was lost, but a webhook told its name: let the provider be asked."""
-    await db.execute(_FOUND, due.job_id, due.attempt, due.duty.value)
+async def ask_instead(db: Database, due: Due, request_id: str) -> None:
+    """The answer to a submission was lost, but its name is known: let the provider be asked."""
+    await db.execute(_FOUND, due.job_id, due.attempt, due.duty.value, request_id)
 
 
 async def look_now(db: Database, job_id: UUID, attempt: int) -> bool:
@@ -220,7 +224,10 @@ class ToStop:
     attempt: int
     model: str
     provider_request_id: str
+    response_url: str | None
+    status_url: str | None
     cancel_url: str | None
+    provider: str
 
 
 _TAKE_TO_STOP = f"""
@@ -234,7 +241,8 @@ WITH picked AS (
 UPDATE attempts SET stop_due_at = now() + make_interval(secs => $2), stop_tries = least(stop_tries + 1, 32767)
 FROM picked, jobs
 WHERE attempts.job_id = picked.job_id AND attempts.number = picked.number AND jobs.id = picked.job_id
-RETURNING attempts.job_id, attempts.number AS attempt, jobs.model, attempts.provider_request_id, attempts.cancel_url
+RETURNING attempts.job_id, attempts.number AS attempt, jobs.model, attempts.provider, attempts.provider_request_id,
+          attempts.response_url, attempts.status_url, attempts.cancel_url
 """
 
 # A provider that does not answer is asked again and again, but not for ever.
@@ -254,20 +262,129 @@ async def record_stop(db: Database, attempt: ToStop, *, answered: bool) -> None:
     await db.execute(_STOPPED, attempt.job_id, attempt.attempt, answered, MOST_STOPS)
 
 
+_TO_THE_OTHER = f"""
+WITH moved AS (
+    UPDATE live_jobs
+    SET duty = '{Duty.SUBMIT}', provider = fallback, fallback = {{then}}, spill_seconds = NULL, reason = $4,
+        queue_position = NULL, run = NULL, due_at = now()
+    WHERE job_id = $1 AND attempt = $2 AND duty = $3 AND fallback IS NOT NULL AND cancel_requested_at IS NULL
+      AND {{only_if}}
+    RETURNING job_id, status, attempt
+), tried AS (
+    UPDATE attempts SET state = '{AttemptState.SUPERSEDED}', ended_at = clock_timestamp(), error = coalesce(error, $4)
+    FROM moved WHERE attempts.job_id = moved.job_id AND attempts.number = moved.attempt
+), noted AS (
+    INSERT INTO job_events (job_id, event, status, attempt, note)
+    SELECT job_id, 'rerouted', status, attempt, $4 FROM moved
+)
+SELECT job_id FROM moved
+"""
+_REROUTE = _TO_THE_OTHER.format(then="provider", only_if="run IS NULL")
+_PASS_ON = _TO_THE_OTHER.format(then="NULL", only_if="true")
+
+
+async def reroute(db: Database, due: Due, reason: str) -> bool:
+    """Take a job from GPU workers, none of which has it in hand, to the other provider that may have it.
+
+    What one of them says of it nevertheless counts only if it is a result.
+    """
+    row = await db.fetchrow(_REROUTE, due.job_id, due.attempt, due.duty.value, reason)
+    return row is not None
+
+
+async def pass_on(db: Database, job_id: UUID, attempt: int, reason: str) -> bool:
+    """A GPU worker had the job in hand and could not run it: to the other provider with it, and not back again."""
+    return await db.fetchrow(_PASS_ON, job_id, attempt, Duty.REPORT.value, reason) is not None
+
+
+async def fallback_of(db: Database, job_id: UUID, attempt: int) -> str | None:
+    """To which provider a live job may go from this attempt of it."""
+    row = await db.fetchrow("SELECT fallback FROM live_jobs WHERE job_id = $1 AND attempt = $2", job_id, attempt)
+    return row["fallback"] if row else None
+
+
+# A worker that was not heard of for so long is gone.
+GONE_SECONDS = 30
+
+_SERVED = f"""(live_jobs.fallback <> 'gpu' OR EXISTS (
+        SELECT FROM gpu_workers JOIN jobs ON jobs.model = gpu_workers.model
+        WHERE jobs.id = live_jobs.job_id AND seen_at > now() - interval '{GONE_SECONDS} s'))"""
+
+_MOVE_QUEUED = """
+WITH moved AS (
+    UPDATE live_jobs
+    SET provider = {target}, fallback = CASE WHEN fallback IS NULL THEN NULL ELSE live_jobs.provider END,
+        spill_seconds = NULL, reason = {reason}, due_at = least(due_at, now())
+    {condition}
+    RETURNING job_id, status, attempt, live_jobs.reason
+)
+INSERT INTO job_events (job_id, event, status, attempt, note)
+SELECT job_id, 'rerouted', status, attempt, reason FROM moved
+"""
+
+_LEAVE = _MOVE_QUEUED.format(
+    target="fallback",
+    reason="live_jobs.provider || ' is paused'",
+    condition=f"""FROM provider_pauses
+    WHERE duty = '{Duty.SUBMIT}' AND provider_pauses.provider = live_jobs.provider AND fallback IS NOT NULL
+      AND NOT EXISTS (SELECT FROM provider_pauses other WHERE other.provider = fallback) AND {_SERVED}""",
+)
+
+
+async def leave_paused(db: Database) -> int:
+    """Take what waits for a paused provider, and may go to the other, there. Returns how many jobs that were."""
+    return int((await db.execute(_LEAVE)).rpartition(" ")[2])
+
+
+# What its client asked for, and what a rule keeps where it is, does not move; nor does a job that came to GPU workers
+# without a way out, as under a rule that kept it there, whatever became of that rule.
+_MOVABLE = f"""duty = '{Duty.SUBMIT}' AND provider = $1 AND (provider <> 'gpu' OR fallback IS NOT NULL) AND NOT EXISTS (
+        SELECT FROM jobs LEFT JOIN routes ON routes.tenant_id = jobs.tenant_id AND routes.model = (
+            SELECT rule.model FROM routes rule WHERE rule.tenant_id = jobs.tenant_id AND rule.model IN (jobs.model, '*')
+            ORDER BY rule.model = '*' LIMIT 1)
+        WHERE jobs.id = live_jobs.job_id
+          AND (jobs.asked_provider IS NOT NULL OR routes.alone AND routes.prefer = $1))"""
+_MOVABLE_NOW = f"""SELECT jobs.model, count(*) AS jobs FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
+WHERE live_jobs.provider = $1 AND job_id IN (SELECT job_id FROM live_jobs WHERE {_MOVABLE}) GROUP BY 1 ORDER BY 1"""
+_DRAIN = _MOVE_QUEUED.format(
+    target="$2::text", reason="'an operator drained ' || $1::text", condition=f"WHERE {_MOVABLE}"
+)
+
+
+async def movable(db: Database, provider: str) -> list[Row]:
+    """How many jobs of which model wait for this provider and may go to another."""
+    return await db.fetch(_MOVABLE_NOW, provider)
+
+
+async def drain(db: Database, provider: str, to: str) -> int:
+    """Take them there. Returns how many that were."""
+    return int((await db.execute(_DRAIN, provider, to)).rpartition(" ")[2])
+
+
+_UNDER_WAY = ", ".join(repr(state.value) for state in UNDER_WAY)
 _ANYTHING_DUE = f"""
 SELECT
-    EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND due_at <= now()) AS submit,
+    EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND provider = 'fal' AND due_at <= now()) AS submit,
+    EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND provider = 'gpu' AND due_at <= now()) AS submit_gpu,
+    EXISTS (SELECT FROM provider_pauses JOIN live_jobs USING (provider)
+            WHERE duty = '{Duty.SUBMIT}' AND fallback IS NOT NULL) AS leave,
     EXISTS (SELECT FROM live_jobs WHERE duty <> '{Duty.SUBMIT}' AND due_at <= now())
         OR EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND deadline_at <= now())
+        OR EXISTS (SELECT FROM live_jobs WHERE duty = '{Duty.SUBMIT}' AND start_by <= now())
         OR EXISTS (SELECT FROM attempts WHERE state = '{AttemptState.SUPERSEDED}' AND ended_at IS NULL
                    AND (stop_due_at IS NULL OR stop_due_at <= now())) AS watch,
     EXISTS (SELECT FROM copies WHERE due_at <= now()) AS copy,
-    EXISTS (SELECT FROM callbacks WHERE state = '{CallbackState.PENDING}' AND due_at <= now()) AS deliver
+    EXISTS (SELECT FROM callbacks WHERE state = '{CallbackState.PENDING}' AND due_at <= now()) AS deliver,
+    EXISTS (SELECT FROM uncounted) AS count,
+    EXISTS (SELECT FROM bulk_actions WHERE state IN ({_UNDER_WAY}) AND leased_until <= now()) AS bulk
 """
 
 
 async def anything_due(db: Database) -> Row:
-    """One cheap look at all that may be owed: `submit`, `watch`, `copy`, `deliver`."""
+    """One cheap look at all that may be owed.
+
+    `submit`, `submit_gpu`, `leave`, `watch`, `copy`, `deliver`, `count`, `bulk`.
+    """
     row = await db.fetchrow(_ANYTHING_DUE)
     assert row is not None
     return row
@@ -300,8 +417,7 @@ async def end_the_oldest(db: Database, longest_seconds: float) -> None:
 
 
 async def tidy(db: Database, idempotency_days: float) -> None:
-    """Forget idempotency keys whose time is over, waiters whose process is gone, uploads that never came."""
+    """Forget idempotency keys whose time is over, and waiters whose process is gone."""
     while await db.execute(_FORGET, idempotency_days * 86_400, FORGET_AT_A_TIME) == f"DELETE {FORGET_AT_A_TIME}":
         continue
     await db.execute("DELETE FROM waiters WHERE until < now()")
-    await db.execute("DELETE FROM uploads WHERE sha256 IS NULL AND created_at < now() - interval '2 days'")

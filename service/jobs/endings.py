@@ -4,12 +4,15 @@
 `file_report` keeps evidence that ended nothing.
 """
 
+from collections.abc import Sequence
 from uuid import UUID
 
+from service.artifacts.expiry import expiry_of
 from service.catalog.base import Lifted
+from service.catalog.text import storable
 from service.db import Database, Row
 from service.jobs.facts import Due, Ending, Evidence
-from service.jobs.guards import CHANNEL, NAME_EXCERPT, TEXT_EXCERPT, guard, storable
+from service.jobs.guards import CHANNEL, NAME_EXCERPT, TEXT_EXCERPT, guard, target
 from service.jobs.lifecycle import MOVES, OPEN_ATTEMPTS, AttemptState, Duty, Event, Verdict
 from service.jsontext import encode
 
@@ -36,6 +39,42 @@ _CALLBACK_AFTER_COPIES = _CALLBACK.format(
 )
 _TO_CALL = "EXISTS (SELECT FROM callback WHERE files_owed = 0) AS to_call"
 
+
+def between(start: str, end: str) -> str:
+    """The seconds from one moment to a later one, never below zero, as SQL; null where one is not known."""
+    return (
+        f"CASE WHEN {end} >= {start} THEN extract(epoch FROM {end} - {start})::float8 WHEN {end} < {start} THEN 0 END"
+    )
+
+
+# The phases of a job, of its end as `timed` has it. A webhook may outrun the answer to its submission, and then the
+# submission ends with it; an answer that never came leaves both sides of it unknown.
+_ANSWERED = "least(answered_at, received_at)"
+_PHASES = {
+    "queued_seconds": between("created_at", "claimed_at"),
+    "submit_seconds": between("claimed_at", _ANSWERED),
+    "provider_queue_seconds": f"CASE WHEN answered_at IS NOT NULL THEN {between(_ANSWERED, 'started_at')} END",
+    "run_seconds": between("started_at", "received_at"),
+    "provider_seconds": f"CASE WHEN answered_at IS NOT NULL THEN {between(_ANSWERED, 'received_at')} END",
+    "webhook_seconds": between("received_at", "completed_at"),
+    "total_seconds": between("created_at", "completed_at"),
+}
+
+# What is asked and counted by, and beside it the bytes.
+_KEPT = f""", outcome AS (
+    INSERT INTO outcomes (job_id, tenant_id, model, provider, created_at, started_at, cancel_requested_at, received_at,
+                          completed_at, status, attempt, source, http_status, error_type, error, seed, usage,
+                          model_timings, billable_units, {", ".join(_PHASES)})
+    SELECT job_id, tenant_id, model, provider, created_at, started_at, cancel_requested_at, received_at,
+           completed_at, {{status}}, {{attempt}}, {{source}}, {{http_status}}, {{error_type}}, {{error}}, {{seed}},
+           {{usage}}, {{timings}}, {{units}}, {", ".join(_PHASES.values())}
+    FROM timed
+), result AS (
+    INSERT INTO results (job_id, body, text) SELECT job_id, {{body}}, {{text}} FROM timed
+), to_count AS (
+    INSERT INTO uncounted (job_id, part) SELECT job_id, 'end' FROM timed
+)"""
+
 # $1 job, $2 attempt, $3 source, $4 ended status, $5 http status, $6 body, $7 error type, $8 error,
 # $9 text, $10 seed, $11 usage, $12 timings, $13 age, $14 request ID, $15 gateway ID,
 # $16 evidence headers, $17 evidence body, $18 evidence http status
@@ -49,34 +88,39 @@ WITH owner AS (
 ), unseen AS (
     -- A claim was committed after this statement began: its attempt could not be taken along.
     SELECT job_id FROM owner
-    WHERE attempt > 0 AND NOT EXISTS (SELECT FROM attempts WHERE job_id = owner.job_id AND number = owner.attempt)
+    WHERE attempt > 0 AND NOT EXISTS (SELECT FROM attempts WHERE job_id = $1 AND number = owner.attempt)
 ), tried AS (
-    SELECT attempts.job_id FROM attempts JOIN owner ON owner.job_id = attempts.job_id
-    WHERE attempts.number = $2 AND NOT EXISTS (SELECT FROM unseen)
+    SELECT attempts.job_id, attempts.provider, attempts.claimed_at, attempts.answered_at,
+           attempts.state = '{AttemptState.SUBMITTING}' AS unanswered
+    FROM attempts CROSS JOIN owner
+    WHERE attempts.job_id = $1 AND attempts.number = $2 AND NOT EXISTS (SELECT FROM unseen)
+      -- Its job was given to another provider: a result is welcome, but that it failed here says nothing any more.
+      AND (attempts.state <> '{AttemptState.SUPERSEDED}' OR $4::text = {target(Event.COMPLETED)})
       AND ($14::text IS NULL OR attempts.provider_request_id = $14 OR attempts.provider_request_id IS NULL
            AND NOT EXISTS (SELECT FROM attempts other WHERE other.provider_request_id = $14))
     FOR UPDATE OF attempts
 ), ended AS (
-    DELETE FROM live_jobs USING tried WHERE live_jobs.job_id = tried.job_id RETURNING live_jobs.*
-), outcome AS (
-    INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, error_type, error, text,
-                          seed, usage, model_timings, started_at, cancel_requested_at, received_at, completed_at)
-    SELECT job_id, tenant_id, $4::text, $2::int4, $3::text, $5::int2, $6::bytea, $7::text, $8::text, $9::text,
-           $10::numeric, $11::jsonb, $12::jsonb, started_at, cancel_requested_at,
-           clock_timestamp() - make_interval(secs => $13::float8), clock_timestamp()
+    DELETE FROM live_jobs USING tried, jobs
+    WHERE live_jobs.job_id = $1 AND jobs.id = $1
+    RETURNING live_jobs.*, jobs.model, jobs.created_at, jobs.hints, tried.provider AS ran_by, tried.claimed_at,
+              tried.answered_at, tried.unanswered, clock_timestamp() AS completed_at
+), timed AS (
+    SELECT job_id, tenant_id, model, ran_by AS provider, created_at, claimed_at, started_at, cancel_requested_at,
+           completed_at, completed_at - make_interval(secs => $13::float8) AS received_at,
+           CASE WHEN unanswered THEN completed_at ELSE answered_at END AS answered_at
     FROM ended
-), attempt AS (
+){{kept}}, attempt AS (
     UPDATE attempts
     SET state = $4::text, ended_at = clock_timestamp(), http_status = $5::int2, error = $8::text,
         provider_request_id = coalesce(provider_request_id, $14::text),
         gateway_request_id = coalesce(nullif($15::text, coalesce(provider_request_id, $14::text)), gateway_request_id)
-    FROM ended WHERE attempts.job_id = ended.job_id AND attempts.number = $2
+    FROM ended WHERE attempts.job_id = $1 AND attempts.number = $2
 ), others AS (
     UPDATE attempts
     SET state = '{AttemptState.SUPERSEDED}',
         ended_at = CASE WHEN provider_request_id IS NULL THEN clock_timestamp() END
     FROM ended
-    WHERE ended.attempt > 1 AND attempts.job_id = ended.job_id AND attempts.number <> $2
+    WHERE ended.attempt > 1 AND attempts.job_id = $1 AND attempts.number <> $2
       AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
     RETURNING attempts.ended_at
 ), event AS (
@@ -88,26 +132,59 @@ WITH owner AS (
            $16::jsonb, $17::bytea, '{Verdict.APPLIED}'
     FROM ended WHERE $17::bytea IS NOT NULL
 ){{files}}{{callback}}
-SELECT EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop, {_TO_CALL}, false AS again,
+SELECT ended.job_id, EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop, {_TO_CALL}, false AS again,
        (SELECT pg_notify('{{channel}}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
 FROM ended
-UNION ALL SELECT false, false, true, NULL FROM unseen
+UNION ALL SELECT job_id, false, false, true, NULL FROM unseen
 """
 
-_FILES = """, file AS (
-    INSERT INTO artifacts (job_id, kind, index, label, source_url, content_type, file_name, file_size, width, height)
-    SELECT ended.job_id, f.* FROM ended, unnest(
+# For how long fal was asked to keep them, in seconds, as the header of the submission has it.
+_ASKED_FOR = r"""make_interval(secs => substring(
+    ended.hints ->> 'x-fal-object-lifecycle-preference'
+    FROM '"expiration_duration_seconds"\s*:\s*([0-9]{1,9})\s*[,}]'
+)::float8)"""
+
+_FILES = f""", file AS (
+    INSERT INTO artifacts (job_id, tenant_id, kind, index, label, source_url, content_type, file_name, file_size, width,
+                           height, source_expires_at)
+    SELECT ended.job_id, ended.tenant_id, f.kind, f.index, f.label, f.url, f.content_type, f.file_name, f.file_size,
+           f.width, f.height,
+           least(f.expires_at, CASE WHEN f.url ~* '^https?:' THEN ended.completed_at + {_ASKED_FOR} END)
+    FROM ended, unnest(
         $19::text[], $20::int2[], $21::text[], $22::text[], $23::text[], $24::text[], $25::int8[], $26::int4[],
-        $27::int4[]
-    ) AS f
+        $27::int4[], $28::timestamptz[]
+    ) AS f (kind, index, label, url, content_type, file_name, file_size, width, height, expires_at)
     RETURNING job_id, kind, index
 ), copy AS (
     INSERT INTO copies (job_id, kind, index) SELECT job_id, kind, index FROM file
 )"""
 
 
+def units_of(headers: str) -> str:
+    """What fal charges for, as SQL; it stands in a header of the answer, if in any."""
+    said = f"{headers} ->> 'x-fal-billable-units'"
+    return f"CASE WHEN {said} ~ '^[0-9]{{1,15}}([.][0-9]{{1,15}})?$' THEN ({said})::numeric END"
+
+
+_KEPT_AS_SAID = _KEPT.format(
+    status="$4::text",
+    attempt="$2::int4",
+    source="$3::text",
+    http_status="$5::int2",
+    error_type="$7::text",
+    error="$8::text",
+    seed="$10::numeric",
+    usage="$11::jsonb",
+    timings="$12::jsonb",
+    units=units_of("$16::jsonb"),
+    body="$6::bytea",
+    text="$9::text",
+)
+
+
 def _settle_statement(event: Event, *, files: bool) -> str:
     return _SETTLE.format(
+        kept=_KEPT_AS_SAID,
         guard=guard(event, "live_jobs.status"),
         files=_FILES if files else "",
         callback=_CALLBACK_AFTER_COPIES if files else _CALLBACK_NOW,
@@ -158,14 +235,31 @@ async def settle(
                 f.file_size,
                 f.width,
                 f.height,
+                expiry_of(f.url),
             )
             for f in lifted.files
         ]
         values.extend(list(column) for column in zip(*rows, strict=True))
-    while (row := await db.fetchrow(_SETTLE_STATEMENTS[ending.event, bool(lifted.files)], *values)) and row["again"]:
+    statement = _SETTLE_STATEMENTS[ending.event, bool(lifted.files)]
+    while (row := await db.fetchrow_together(statement, *values)) and row["again"]:
         continue
     return row
 
+
+_KEPT_AS_DECIDED = _KEPT.format(
+    status="$2::text",
+    attempt="attempt",
+    source=f"'{OURS}'",
+    http_status="$3::int2",
+    error_type="$5::text",
+    error="$6::text",
+    seed="NULL",
+    usage="'{{}}'",
+    timings="'{{}}'",
+    units="NULL",
+    body="$4::bytea",
+    text="NULL",
+)
 
 # $1 job, $2 ended status, $3 http status, $4 body, $5 error type, $6 error, $7 whether the provider stopped it,
 # $8 the attempt and $9 the duty that this was decided on
@@ -175,14 +269,14 @@ WITH ended AS (
     DELETE FROM live_jobs WHERE job_id = $1 AND {{guard}} {{condition}}
         AND ($8::int4 IS NULL OR attempt = $8 AND duty = $9::text)
         AND (attempt = 0 OR EXISTS (SELECT FROM attempts WHERE job_id = $1 AND number = live_jobs.attempt))
-    RETURNING *
-), outcome AS (
-    INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, error_type, error,
-                          usage, model_timings, started_at, cancel_requested_at, received_at, completed_at)
-    SELECT job_id, tenant_id, $2::text, attempt, '{OURS}', $3::int2, $4::bytea, $5::text, $6::text,
-           '{{{{}}}}', '{{{{}}}}', started_at, cancel_requested_at, clock_timestamp(), clock_timestamp()
-    FROM ended
-), tried AS (
+    RETURNING live_jobs.*, clock_timestamp() AS completed_at
+), timed AS (
+    SELECT ended.job_id, ended.tenant_id, jobs.model, coalesce(attempts.provider, ended.provider) AS provider,
+           jobs.created_at, attempts.claimed_at, attempts.answered_at, ended.attempt, ended.started_at,
+           ended.cancel_requested_at, ended.completed_at, ended.completed_at AS received_at
+    FROM ended JOIN jobs ON jobs.id = ended.job_id
+    LEFT JOIN attempts ON attempts.job_id = ended.job_id AND attempts.number = ended.attempt
+){_KEPT_AS_DECIDED}, tried AS (
     UPDATE attempts
     SET state = CASE WHEN $7::bool AND attempts.number = ended.attempt THEN $2::text
                      ELSE '{AttemptState.SUPERSEDED}' END,
@@ -260,21 +354,48 @@ async def request_cancel(db: Database, job_id: UUID) -> Duty | None:
     return Duty(row["duty"]) if row else None
 
 
+_CANCEL_MANY = f"""
+WITH locked AS (
+    SELECT job_id FROM live_jobs WHERE job_id = ANY ($1::uuid[]) AND cancel_requested_at IS NULL
+    ORDER BY job_id FOR UPDATE
+), asked AS (
+    UPDATE live_jobs
+    SET cancel_requested_at = clock_timestamp(),
+        duty = CASE WHEN duty = '{Duty.SUBMIT}' THEN '{Duty.CLOSE}' ELSE duty END,
+        due_at = CASE WHEN duty IN ('{Duty.SUBMIT}', '{Duty.REPORT}') THEN now() ELSE due_at END
+    FROM locked WHERE live_jobs.job_id = locked.job_id
+    RETURNING live_jobs.job_id, live_jobs.status, live_jobs.attempt
+)
+INSERT INTO job_events (job_id, event, status, attempt)
+SELECT job_id, 'cancel_requested', status, attempt FROM asked
+"""
+
+
+async def request_cancels(db: Database, job_ids: Sequence[UUID]) -> None:
+    """As `request_cancel`, of many; one whose end was asked for before stays as it is."""
+    await db.execute(_CANCEL_MANY, job_ids)
+
+
 # $1 job, $2 attempt, $3 request ID, $4 http status, $5 body
 _VERDICT = f"""coalesce(
     (SELECT CASE
         WHEN attempts.provider_request_id <> $3 THEN '{Verdict.FOREIGN}'
         WHEN outcomes.source = '{OURS}' THEN '{Verdict.LATE}'
         WHEN outcomes.attempt <> $2 THEN '{Verdict.LATE}'
-        WHEN outcomes.http_status = $4 AND outcomes.body = $5 THEN '{Verdict.DUPLICATE}'
+        WHEN outcomes.http_status = $4 AND results.body = $5 THEN '{Verdict.DUPLICATE}'
         ELSE '{Verdict.CONFLICT}' END
      FROM attempts JOIN outcomes ON outcomes.job_id = attempts.job_id
+     LEFT JOIN results ON results.job_id = attempts.job_id
      WHERE attempts.job_id = $1 AND attempts.number = $2),
     (SELECT {{or_else}} FROM attempts WHERE job_id = $1 AND number = $2),
     '{Verdict.UNKNOWN}')"""
 
 # A live job that it did not end is one whose attempt bears another request ID. Of polls that bring the same words one
 # after another the first is kept, and how often they came.
+_NOT_APPLIED = (
+    f"CASE WHEN provider_request_id = $3 AND state = '{AttemptState.SUPERSEDED}'"
+    f" THEN '{Verdict.LATE}' ELSE '{Verdict.FOREIGN}' END"
+)
 _FILE_REPORT = f"""
 WITH last AS (
     SELECT id, http_status, body FROM reports
@@ -288,7 +409,7 @@ WITH last AS (
 ), filed AS (
     INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
     SELECT $1, $2, $6, clock_timestamp() - make_interval(secs => $7), $8, $9::jsonb, $10,
-           coalesce($11::text, {_VERDICT.format(or_else=repr(Verdict.FOREIGN.value))})
+           coalesce($11::text, {_VERDICT.format(or_else=_NOT_APPLIED)})
     WHERE NOT EXISTS (SELECT FROM again)
     RETURNING verdict
 )

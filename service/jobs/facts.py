@@ -9,13 +9,18 @@ from service.jobs.lifecycle import AttemptState, Duty, Event, OnDoubt, Source, S
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """`input` is JSON text; `metadata` and `hints` are a JSON object's text."""
+    """`input` is JSON text; `metadata` and `hints` are a JSON object's text.
+
+    `provider` gets it first, for `reason` if somebody chose; `fallback` may get it after that, at the latest when it
+    has waited for `spill_seconds`. `asked_provider` is the one that the client named.
+    """
 
     id: UUID
     tenant_id: UUID
     model: str
     input: str
     provider: str = "fal"
+    asked_provider: str | None = None
     priority: str = "normal"
     webhook_url: str | None = None
     deadline_seconds: float | None = None
@@ -24,6 +29,9 @@ class NewJob:
     retry_of: UUID | None = None
     callback_format: str | None = None
     hints: str = "{}"
+    fallback: str | None = None
+    spill_seconds: float | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,8 @@ class Claim:
     probe: bool = False
     hints: str = "{}"
     waited: float = 0.0
+    fallback: str | None = None
+    spill_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,8 @@ class Answer:
     queue_position: int | None = None
     http_status: int | None = None
     error: str | None = None
+    turn: str | None = None
+    """Why the other provider is to get it next, if it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +111,7 @@ class Due:
     duty: Duty
     status: Status
     past_deadline: bool
+    past_start: bool
     cancel_requested: bool
     provider_request_id: str | None
     response_url: str | None
@@ -107,3 +120,6 @@ class Due:
     since_claim: float
     resubmissions: int
     on_doubt: OnDoubt
+    provider: str
+    fallback: str | None
+    spill_seconds: float | None

@@ -1,45 +1,70 @@
-"""What may be asked of a list of jobs, and the statement that answers it."""
+"""What may be asked of a list of jobs, read from a query string."""
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from uuid import UUID
-
-from sqlalchemy import ColumnElement, Select, Text, and_, any_, cast, literal, or_, text
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from math import isfinite
 
 from service.errors import Invalid
-from service.jobs.lifecycle import LIVE, Status
-from service.jsontext import NotJSON, encode, parse
-from service.models import jobs, live_jobs, outcomes
+from service.jobs.cursors import Cursor, read_cursor
+from service.jobs.lifecycle import Status
+from service.models import outcomes
 
 LARGEST_PAGE = 200
 DEFAULT_PAGE = 50
 
+# In seconds, as columns of `outcomes` and as a job's `timings` have them.
+PHASES = tuple(column.name for column in outcomes.c if column.name.endswith("_seconds"))
+
+# What a job is measured by under names of the model's own, as they stand in a job.
+USAGE = "usage."
+MODEL_TIMINGS = "timings.model."
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """One end, or two. Both are inside; None is no end."""
+
+    low: float | None = None
+    high: float | None = None
+
 
 @dataclass(frozen=True)
 class JobFilter:
-    """Every condition must hold; several values of one must hold one of them (tags: all)."""
+    """Every condition must hold; several values of one must hold one of them (tags: all).
+
+    `measures` are by a phase's name, `cost`, `usage.NAME` or `timings.model.NAME`. `mask_label` (whole, in any case)
+    and `mask_area` (a fraction, 0 to 1) are of one and the same mask.
+    """
 
     statuses: Sequence[Status] = ()
     models: Sequence[str] = ()
     providers: Sequence[str] = ()
+    error_types: Sequence[str] = ()
     tags: Sequence[str] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     created_after: datetime | None = None
     created_before: datetime | None = None
+    mask_label: str | None = None
+    mask_area: Bounds | None = None
+    measures: Mapping[str, Bounds] = field(default_factory=dict)
     text: str | None = None
     limit: int = DEFAULT_PAGE
-    before: UUID | None = None
+    cursor: Cursor | None = None
+
+    @property
+    def asks_what_is_in_jobs(self) -> bool:
+        """Whoever sees which jobs are found by this learns what their clients wrote or what came back."""
+        asked = (self.text, self.mask_label, self.mask_area)
+        return bool(self.tags or self.metadata) or any(each is not None for each in asked)
 
 
 def read_filter(query: Sequence[tuple[str, str]]) -> JobFilter:
     """A query string as a filter. Raises Invalid, for a name that is not known too."""
-    lists: dict[str, list[str]] = {"status": [], "model": [], "provider": [], "tag": []}
+    lists: dict[str, list[str]] = {"status": [], "model": [], "provider": [], "error_type": [], "tag": []}
     single: dict[str, str] = {}
     metadata: dict[str, str] = {}
+    bounds: dict[str, Bounds] = {}
     for name, value in query:
         if "\0" in name or "\0" in value:
             raise Invalid.at("query", name.replace("\0", ""), msg="Text may not hold a NUL character.")
@@ -49,83 +74,44 @@ def read_filter(query: Sequence[tuple[str, str]]) -> JobFilter:
             lists[name].extend(part for part in value.split(",") if part)
         elif name.startswith("metadata.") and len(name) > len("metadata."):
             metadata[name.removeprefix("metadata.")] = value
-        elif name in {"created_after", "created_before", "q", "limit", "cursor"}:
+        elif name in {"created_after", "created_before", "mask_label", "q", "limit", "cursor"}:
             single[name] = value
+        elif (measure := name[:-4]) and name.endswith(("_min", "_max")) and _is_measure(measure):
+            bounds[measure] = _bounded(bounds.get(measure, Bounds()), name, value)
         else:
             raise Invalid.at("query", name, msg="There is no such filter.", kind="extra_forbidden")
     return JobFilter(
         statuses=[_status(word) for word in lists["status"]],
         models=lists["model"],
         providers=lists["provider"],
+        error_types=lists["error_type"],
         tags=lists["tag"],
         metadata=metadata,
         created_after=_moment("created_after", single.get("created_after")),
         created_before=_moment("created_before", single.get("created_before")),
+        mask_label=single.get("mask_label"),
+        mask_area=bounds.pop("mask_area", None),
+        measures=bounds,
         text=single.get("q") or None,
         limit=_limit(single.get("limit")),
-        before=read_cursor(single["cursor"]) if single.get("cursor") else None,
+        cursor=read_cursor(single["cursor"]) if single.get("cursor") else None,
     )
 
 
-def narrow(statement: Select[tuple[object, ...]], tenant_id: UUID, wanted: JobFilter) -> Select[tuple[object, ...]]:
-    """Newest first, one more row than asked for, so that the caller sees whether there is a next page."""
-    statement = statement.where(jobs.c.tenant_id == tenant_id)
-    if wanted.statuses:
-        statement = statement.where(_has_status(tenant_id, wanted.statuses))
-    if wanted.models:
-        statement = statement.where(_is_one_of(jobs.c.model, wanted.models))
-    if wanted.providers:
-        statement = statement.where(_is_one_of(jobs.c.provider, wanted.providers))
-    if wanted.tags:
-        # The second condition follows from the first, but only in words can the partial index see it.
-        statement = statement.where(jobs.c.tags.contains(list(wanted.tags)), text("jobs.tags <> '{}'"))
-    for key, value in wanted.metadata.items():
-        statement = statement.where(_has_metadata(key, value), text("jobs.metadata <> '{}'"))
-    if wanted.created_after:
-        statement = statement.where(
-            jobs.c.created_at >= wanted.created_after, jobs.c.id >= first_id(wanted.created_after)
-        )
-    if wanted.created_before:
-        statement = statement.where(
-            jobs.c.created_at < wanted.created_before, jobs.c.id <= last_id(wanted.created_before)
-        )
-    if wanted.text:
-        pattern = "%" + wanted.text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%"
-        statement = statement.where(or_(jobs.c.input.ilike(pattern), outcomes.c.text.ilike(pattern)))
-    if wanted.before:
-        statement = statement.where(jobs.c.id < wanted.before)
-    return statement.order_by(jobs.c.id.desc()).limit(wanted.limit + 1)
+def _is_measure(name: str) -> bool:
+    if name in PHASES or name in {"cost", "mask_area"}:
+        return True
+    return any(name.startswith(prefix) and name != prefix for prefix in (USAGE, MODEL_TIMINGS))
 
 
-def _is_one_of(column: ColumnElement[str], words: Sequence[str]) -> ColumnElement[bool]:
-    return column == any_(literal(list(words), ARRAY(Text)))
-
-
-def by_place(wanted: JobFilter) -> list[JobFilter]:
-    """The filter as one for live jobs and one for ended ones, when it asks for both: each has its own index."""
-    live = [status for status in wanted.statuses if status in LIVE]
-    ended = [status for status in wanted.statuses if status not in LIVE]
-    return [replace(wanted, statuses=each) for each in (live, ended) if each] or [wanted]
-
-
-def _has_status(tenant_id: UUID, statuses: Sequence[Status]) -> ColumnElement[bool]:
-    words = [status.value for status in statuses]
-    if all(status in LIVE for status in statuses):
-        return _is_one_of(live_jobs.c.status, words)
-    return and_(outcomes.c.tenant_id == tenant_id, _is_one_of(outcomes.c.status, words))
-
-
-def _has_metadata(key: str, value: str) -> ColumnElement[bool]:
-    """A value in a query string is text; the metadata may hold it as text, number, boolean or null."""
-    meant: list[object] = [value]
+def _bounded(bounds: Bounds, name: str, word: str) -> Bounds:
     try:
-        scalar = parse(value)
-    except NotJSON:
-        scalar = value
-    if not isinstance(scalar, (str, dict, list)):
-        meant.append(scalar)
-    documents = [encode({key: each}).decode() for each in meant]
-    return or_(*(jobs.c.metadata.contains(cast(literal(document), JSONB)) for document in documents))
+        number = float(word)
+    except ValueError:
+        number = float("nan")
+    if not isfinite(number):
+        raise Invalid.at("query", name, msg="Must be a number.", kind="float_parsing")
+    return Bounds(number, bounds.high) if name.endswith("_min") else Bounds(bounds.low, number)
 
 
 def _status(word: str) -> Status:
@@ -153,34 +139,3 @@ def _moment(name: str, word: str | None) -> datetime | None:
         return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise Invalid.at("query", name, msg="Must be an ISO 8601 time.", kind="datetime_parsing") from None
-
-
-# IDs begin with the time in milliseconds, by the clock of the machine that made them; a minute's margin allows
-# for clocks that differ.
-MARGIN_MILLISECONDS = 60_000
-
-
-def first_id(moment: datetime) -> UUID:
-    """The smallest ID that a job of this moment can have."""
-    return UUID(int=_milliseconds(moment, -MARGIN_MILLISECONDS) << 80)
-
-
-def last_id(moment: datetime) -> UUID:
-    """The largest one."""
-    return UUID(int=((_milliseconds(moment, MARGIN_MILLISECONDS) + 1) << 80) - 1)
-
-
-def _milliseconds(moment: datetime, margin: int) -> int:
-    return min(max(0, int(moment.timestamp() * 1000) + margin), 2**48 - 1)
-
-
-def make_cursor(last: UUID) -> str:
-    return base64.urlsafe_b64encode(last.bytes).decode().rstrip("=")
-
-
-def read_cursor(word: str) -> UUID:
-    """Raises Invalid."""
-    try:
-        return UUID(bytes=base64.urlsafe_b64decode(word + "=" * (-len(word) % 4)))
-    except (binascii.Error, ValueError):
-        raise Invalid.at("query", "cursor", msg="Not a cursor of this service.") from None

@@ -3,13 +3,14 @@
 import msgspec
 
 START_TIMEOUT = "x-fal-request-timeout"
+TAGS = "x-fal-tags"
 SENT_ON = (
     "x-fal-runner-hint",
     "x-fal-object-lifecycle-preference",
     "x-fal-store-io",
     "x-fal-no-retry",
     "x-fal-retry-config",
-    "x-fal-tags",
+    TAGS,
     "x-fal-disable-fallbacks",
     "x-app-fal-disable-fallback",
 )

@@ -4,8 +4,9 @@ A provider that takes nothing from this account (a bad key, a used-up balance) i
 so. One job at a time then tries again, `store.claim` sees to that, and the first that gets through ends the pause.
 """
 
+from service.catalog.text import storable
 from service.db import Database, Row
-from service.jobs.guards import TEXT_EXCERPT, storable
+from service.jobs.guards import TEXT_EXCERPT
 
 # How long after one job was turned away the next one tries.
 PROBE_SECONDS = 30.0

@@ -1,21 +1,51 @@
 """Statements that read jobs. Every one names the tenant: another's job is nobody's."""
 
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Uuid, and_, bindparam, case, func, select, type_coerce
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import ScalarSelect, Select, Uuid, and_, any_, bindparam, case, func, select, type_coerce
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
-from service.db import Compiled, Database, Row
-from service.jobs.filters import JobFilter, by_place, narrow
+from service.db import Compiled, Database, Row, Snapshot
+from service.errors import Gone
+from service.jobs.filters import PHASES
 from service.jobs.lifecycle import WAITING, Duty
-from service.models import artifacts, attempts, jobs, live_jobs, outcomes, reports
+from service.models import artifacts, attempts, holds, jobs, live_jobs, outcomes, removals, reports, results, runs
 
 # What the column holds.
 LARGEST_INDEX = 2**15 - 1
+LARGEST_ID = 2**63 - 1
 
 _latest = attempts.alias("latest")
 _earlier = attempts.alias("earlier")
 _later = jobs.alias("later")
+
+# Of a file that stands in its link a list shows no more than that.
+_source_url = case((artifacts.c.source_url.ilike("data:%"), "data:"), else_=artifacts.c.source_url)
+_files_in_a_list = (
+    select(
+        func.jsonb_agg(
+            type_coerce(func.to_jsonb(artifacts.table_valued()), JSONB).concat(
+                func.jsonb_build_object("source_url", _source_url)
+            )
+        )
+    )
+    .where(artifacts.c.job_id == jobs.c.id)
+    .scalar_subquery()
+)
+
+# How far a GPU worker is with it.
+_progress = (
+    select(func.jsonb_build_object("done", runs.c.done, "of", runs.c.of))
+    .where(
+        runs.c.job_id == live_jobs.c.job_id,
+        runs.c.attempt == live_jobs.c.attempt,
+        runs.c.number == live_jobs.c.run,
+        runs.c.done.is_not(None),
+    )
+    .scalar_subquery()
+)
 
 _file_rows = (
     select(func.jsonb_agg(type_coerce(func.to_jsonb(artifacts.table_valued()), JSONB)))
@@ -23,62 +53,75 @@ _file_rows = (
     .scalar_subquery()
 )
 
+
 # What every answer about a job is made of. A job has a live row or an outcome, never both.
-_summary = (
-    select(
-        jobs.c.id,
-        jobs.c.tenant_id,
-        jobs.c.model,
-        jobs.c.provider,
-        jobs.c.priority,
-        jobs.c.webhook_url,
-        jobs.c.deadline_at,
-        jobs.c.metadata,
-        jobs.c.tags,
-        jobs.c.retry_of,
-        jobs.c.created_at,
-        func.coalesce(outcomes.c.status, live_jobs.c.status).label("status"),
-        live_jobs.c.queue_position,
-        func.coalesce(outcomes.c.started_at, live_jobs.c.started_at).label("started_at"),
-        func.coalesce(outcomes.c.cancel_requested_at, live_jobs.c.cancel_requested_at).label("cancel_requested_at"),
-        outcomes.c.http_status,
-        outcomes.c.error,
-        outcomes.c.error_type,
-        outcomes.c.seed,
-        outcomes.c.usage,
-        outcomes.c.model_timings,
-        outcomes.c.received_at,
-        outcomes.c.completed_at,
-        func.coalesce(outcomes.c.attempt, live_jobs.c.attempt).label("attempt"),
-        _latest.c.provider_request_id,
-        _latest.c.gateway_request_id,
-        _latest.c.claimed_at,
-        _latest.c.answered_at,
-        _latest.c.state.label("attempt_state"),
-        select(func.count(_earlier.c.resubmitted_at))
-        .where(_earlier.c.job_id == jobs.c.id)
-        .scalar_subquery()
-        .label("resubmissions"),
-        select(_later.c.id).where(_later.c.retry_of == jobs.c.id).scalar_subquery().label("retried_as"),
-        case((outcomes.c.status == "completed", _file_rows)).label("files"),
+def _told(files: ScalarSelect[Any]) -> Select[Any]:
+    return (
+        select(
+            jobs.c.id,
+            jobs.c.tenant_id,
+            jobs.c.model,
+            func.coalesce(outcomes.c.provider, live_jobs.c.provider, jobs.c.provider).label("provider"),
+            jobs.c.asked_provider,
+            jobs.c.priority,
+            jobs.c.webhook_url,
+            jobs.c.deadline_at,
+            jobs.c.metadata,
+            jobs.c.tags,
+            jobs.c.retry_of,
+            jobs.c.created_at,
+            func.coalesce(outcomes.c.status, live_jobs.c.status).label("status"),
+            live_jobs.c.queue_position,
+            _progress.label("progress"),
+            func.coalesce(outcomes.c.started_at, live_jobs.c.started_at).label("started_at"),
+            func.coalesce(outcomes.c.cancel_requested_at, live_jobs.c.cancel_requested_at).label("cancel_requested_at"),
+            outcomes.c.http_status,
+            outcomes.c.error,
+            outcomes.c.error_type,
+            outcomes.c.seed,
+            outcomes.c.usage,
+            outcomes.c.model_timings,
+            outcomes.c.billable_units,
+            outcomes.c.cost,
+            outcomes.c.received_at,
+            outcomes.c.completed_at,
+            *(outcomes.c[name] for name in PHASES),
+            func.coalesce(outcomes.c.attempt, live_jobs.c.attempt).label("attempt"),
+            _latest.c.provider_request_id,
+            _latest.c.gateway_request_id,
+            _latest.c.claimed_at,
+            _latest.c.answered_at,
+            _latest.c.state.label("attempt_state"),
+            func.coalesce(_latest.c.reason, live_jobs.c.reason).label("reason"),
+            select(func.count(_earlier.c.resubmitted_at))
+            .where(_earlier.c.job_id == jobs.c.id)
+            .scalar_subquery()
+            .label("resubmissions"),
+            select(_later.c.id).where(_later.c.retry_of == jobs.c.id).scalar_subquery().label("retried_as"),
+            case((outcomes.c.status == "completed", files)).label("files"),
+        )
+        .select_from(jobs)
+        .outerjoin(live_jobs, live_jobs.c.job_id == jobs.c.id)
+        .outerjoin(outcomes, outcomes.c.job_id == jobs.c.id)
+        .outerjoin(
+            _latest,
+            and_(
+                _latest.c.job_id == jobs.c.id,
+                _latest.c.number == func.coalesce(outcomes.c.attempt, live_jobs.c.attempt),
+            ),
+        )
     )
-    .select_from(jobs)
-    .outerjoin(live_jobs, live_jobs.c.job_id == jobs.c.id)
-    .outerjoin(outcomes, outcomes.c.job_id == jobs.c.id)
-    .outerjoin(
-        _latest,
-        and_(
-            _latest.c.job_id == jobs.c.id,
-            _latest.c.number == func.coalesce(outcomes.c.attempt, live_jobs.c.attempt),
-        ),
-    )
-)
 
 
-async def find(db: Database, tenant_id: UUID, request_id: str) -> UUID | None:
-    """A job by our ID, by the provider's request ID or by its gateway ID."""
+_summary = _told(_files_in_a_list)
+
+
+async def find(db: Database, tenant_id: UUID | None, request_id: str) -> UUID | None:
+    """A job by our ID, by the provider's request ID or by its gateway ID; of any tenant, if None is named."""
     if (ours := _our_id(request_id)) is not None:
-        row = await db.fetchrow("SELECT id FROM jobs WHERE id = $1 AND tenant_id = $2", ours, tenant_id)
+        row = await db.fetchrow(
+            "SELECT id FROM jobs WHERE id = $1 AND tenant_id = coalesce($2::uuid, tenant_id)", ours, tenant_id
+        )
         if row is not None:
             return UUID(str(row["id"]))
     return await _find_by_provider_id(db, tenant_id, request_id)
@@ -92,12 +135,13 @@ def _our_id(request_id: str) -> UUID | None:
     return ours if str(ours) == request_id.lower() else None
 
 
-async def _find_by_provider_id(db: Database, tenant_id: UUID, request_id: str) -> UUID | None:
+async def _find_by_provider_id(db: Database, tenant_id: UUID | None, request_id: str) -> UUID | None:
     if not request_id.isprintable():
         return None
     row = await db.fetchrow(
         "SELECT jobs.id FROM attempts JOIN jobs ON jobs.id = attempts.job_id"
-        " WHERE (attempts.provider_request_id = $1 OR attempts.gateway_request_id = $1) AND jobs.tenant_id = $2"
+        " WHERE (attempts.provider_request_id = $1 OR attempts.gateway_request_id = $1)"
+        " AND jobs.tenant_id = coalesce($2::uuid, jobs.tenant_id)"
         " ORDER BY jobs.id DESC LIMIT 1",
         request_id,
         tenant_id,
@@ -113,7 +157,8 @@ SELECT jobs.id, jobs.model, coalesce(outcomes.status, live_jobs.status) AS statu
        coalesce(live_jobs.queue_position, CASE WHEN live_jobs.duty = '{Duty.SUBMIT}' THEN (
            SELECT count(*) FROM (
                SELECT FROM live_jobs ahead
-               WHERE ahead.duty = '{Duty.SUBMIT}' AND (ahead.rank, ahead.due_at) < (live_jobs.rank, live_jobs.due_at)
+               WHERE ahead.duty = '{Duty.SUBMIT}' AND ahead.provider = live_jobs.provider
+                 AND (ahead.rank, ahead.due_at) < (live_jobs.rank, live_jobs.due_at)
                LIMIT {MOST_AHEAD}
            ) AS counted
        ) END) AS queue_position,
@@ -149,14 +194,32 @@ async def waiting_jobs(db: Database, tenant_id: UUID, model: str, limit: int) ->
 
 
 _one = Compiled(
-    _summary.add_columns(jobs.c.input, jobs.c.callback_format, jobs.c.hints, outcomes.c.body).where(
-        jobs.c.id == bindparam("job_id", type_=Uuid), jobs.c.tenant_id == bindparam("tenant_id", type_=Uuid)
+    _told(_file_rows)
+    .add_columns(
+        jobs.c.input,
+        jobs.c.callback_format,
+        jobs.c.hints,
+        results.c.body,
+        select(func.trim_scale(func.sum(_earlier.c.cost)))
+        .where(_earlier.c.job_id == jobs.c.id)
+        .scalar_subquery()
+        .label("cost_of_others"),
+        select(holds.c.since).where(holds.c.job_id == jobs.c.id).scalar_subquery().label("held_since"),
+        select(func.jsonb_object_agg(removals.c.part, type_coerce(func.to_jsonb(removals.table_valued()), JSONB)))
+        .where(removals.c.job_id == jobs.c.id)
+        .scalar_subquery()
+        .label("removed"),
     )
+    .outerjoin(results, results.c.job_id == jobs.c.id)
+    .where(jobs.c.id == bindparam("job_id", type_=Uuid), jobs.c.tenant_id == bindparam("tenant_id", type_=Uuid))
 )
 
 
 # The names of what a job is told from.
-COLUMNS = (*(column.name for column in _summary.selected_columns), "input", "body")
+COLUMNS = (
+    *(column.name for column in _summary.selected_columns),
+    *("input", "body", "cost_of_others", "held_since", "removed"),
+)
 
 
 async def get(db: Database, tenant_id: UUID, job_id: UUID) -> Row | None:
@@ -164,13 +227,51 @@ async def get(db: Database, tenant_id: UUID, job_id: UUID) -> Row | None:
     return await db.fetchrow(_one.sql, *_one.values(job_id=job_id, tenant_id=tenant_id))
 
 
-async def page(db: Database, tenant_id: UUID, wanted: JobFilter) -> list[Row]:
-    """Newest first, and one more than was asked for when there are more."""
-    found: dict[UUID, Row] = {}
-    for part in by_place(wanted):
-        # A job that ends between two parts is in both; the later look is the truer one.
-        found.update((row["id"], row) for row in await db.run(narrow(_summary, tenant_id, part)))
-    return [found[job_id] for job_id in sorted(found, reverse=True)[: wanted.limit + 1]]
+_several = Compiled(
+    _summary.where(
+        jobs.c.id == any_(bindparam("job_ids", type_=ARRAY(Uuid))),
+        jobs.c.tenant_id == any_(bindparam("tenants", type_=ARRAY(Uuid))),
+    )
+)
+
+
+async def several(snapshot: Snapshot, tenants: Sequence[UUID], job_ids: Sequence[UUID]) -> list[Row]:
+    """Jobs of these tenants without input and body, in this order."""
+    rows = await snapshot.fetch(_several.sql, *_several.values(job_ids=list(job_ids), tenants=list(tenants)))
+    found = {row["id"]: row for row in rows}
+    return [found[job_id] for job_id in job_ids]
+
+
+# So much of an input, and of an output's text, is read to show what a job is about.
+EXCERPT = 2_000
+
+
+async def excerpts(db: Database, job_ids: Sequence[UUID]) -> dict[UUID, Row]:
+    """The beginnings of `input` and of the output's `text`."""
+    rows = await db.fetch(
+        f"SELECT jobs.id, left(jobs.input, {EXCERPT}) AS input, left(results.text, {EXCERPT}) AS text"
+        " FROM jobs LEFT JOIN results ON results.job_id = jobs.id WHERE jobs.id = ANY ($1)",
+        list(job_ids),
+    )
+    return {row["id"]: row for row in rows}
+
+
+async def ended_by(db: Database, job_id: UUID) -> str | None:
+    """How the news came that ended a job."""
+    row = await db.fetchrow("SELECT source FROM outcomes WHERE job_id = $1", job_id)
+    return str(row["source"]) if row else None
+
+
+async def copies_owed(db: Database, job_id: UUID) -> int:
+    row = await db.fetchrow("SELECT count(*) FROM copies WHERE job_id = $1", job_id)
+    return int(row["count"]) if row else 0
+
+
+async def live_of(db: Database, job_id: UUID) -> Row | None:
+    """What is owed to a job and when, with the seconds until then. None: it has ended."""
+    return await db.fetchrow(
+        "SELECT *, extract(epoch FROM due_at - now())::float8 AS due_in FROM live_jobs WHERE job_id = $1", job_id
+    )
 
 
 async def is_over(db: Database, job_id: UUID) -> tuple[bool, bool]:
@@ -183,8 +284,20 @@ async def is_over(db: Database, job_id: UUID) -> tuple[bool, bool]:
     return (bool(row["ended"]), bool(row["copied"])) if row else (True, True)
 
 
+# The one that completed the job costs what the job does.
+_attempts = Compiled(
+    select(
+        *(column for column in attempts.c if column is not attempts.c.cost),
+        func.coalesce(attempts.c.cost, outcomes.c.cost).label("cost"),
+    )
+    .outerjoin(outcomes, and_(outcomes.c.job_id == attempts.c.job_id, outcomes.c.attempt == attempts.c.number))
+    .where(attempts.c.job_id == bindparam("job_id", type_=Uuid))
+    .order_by(attempts.c.number)
+)
+
+
 async def attempts_of(db: Database, job_id: UUID) -> list[Row]:
-    return await db.fetch("SELECT * FROM attempts WHERE job_id = $1 ORDER BY number", job_id)
+    return await db.fetch(_attempts.sql, *_attempts.values(job_id=job_id))
 
 
 async def events_of(db: Database, job_id: UUID, after: int = 0) -> list[Row]:
@@ -201,8 +314,11 @@ _report = select(
     reports.c.verdict,
     reports.c.times,
     reports.c.last_received_at,
-    func.length(reports.c.body).label("size"),
-    func.encode(func.sha256(reports.c.body), "hex").label("sha256"),
+    func.coalesce(reports.c.removed_size, func.length(reports.c.body)).label("size"),
+    case(
+        (reports.c.removed_size.is_not(None), reports.c.removed_sha256),
+        else_=func.encode(func.sha256(reports.c.body), "hex"),
+    ).label("sha256"),
 )
 
 
@@ -212,8 +328,19 @@ async def evidence_of(db: Database, job_id: UUID, after: int, limit: int) -> lis
     return await db.run(wanted)
 
 
+async def report_of(db: Database, job_id: UUID, report_id: int) -> Row | None:
+    """One of them."""
+    if report_id > LARGEST_ID:
+        return None
+    rows = await db.run(_report.where(reports.c.job_id == job_id, reports.c.id == report_id))
+    return rows[0] if rows else None
+
+
 async def report_body(db: Database, job_id: UUID, report_id: int) -> bytes | None:
-    row = await db.fetchrow("SELECT body FROM reports WHERE job_id = $1 AND id = $2", job_id, report_id)
+    """None: there is no such report. Raises Gone."""
+    row = await db.fetchrow("SELECT body, removed_size FROM reports WHERE job_id = $1 AND id = $2", job_id, report_id)
+    if row is not None and row["removed_size"] is not None:
+        raise Gone("The bytes of this report were removed, as its tenant wanted.", request_id=str(job_id))
     return row["body"] if row else None
 
 

@@ -17,6 +17,7 @@ import structlog
 
 from service.db import AWAY, Database, DatabaseAway
 from service.jobs.guards import CHANNEL
+from service.jobs.lifecycle import Status
 
 log = structlog.get_logger()
 
@@ -38,10 +39,30 @@ SELECT asked.job_id, live_jobs.status, live_jobs.queue_position,
 FROM unnest($1::uuid[]) AS asked (job_id) LEFT JOIN live_jobs ON live_jobs.job_id = asked.job_id
 """
 
+# Whoever looks at all jobs of a tenant, or of all tenants, is told that something changed, not what.
+LOOK_AT_ALL_SECONDS = 2.0
+_COUNTED = 1_000
+_counts = ", ".join(f"count(*) FILTER (WHERE status = '{status}')" for status in Status)
+_LOOK_AT_ALL = f"""
+SELECT asked.tenant_id,
+       CASE WHEN asked.tenant_id IS NULL THEN (SELECT max(id) FROM job_events)::text ELSE (
+           SELECT concat_ws(' ', {_counts}, max(job_id::text))
+           FROM (SELECT job_id, status FROM live_jobs WHERE live_jobs.tenant_id = asked.tenant_id
+                 ORDER BY job_id DESC LIMIT {_COUNTED}) AS newest
+       ) END AS live,
+       CASE WHEN asked.tenant_id IS NOT NULL THEN (
+           SELECT job_id FROM outcomes WHERE outcomes.tenant_id = asked.tenant_id ORDER BY job_id DESC LIMIT 1
+       ) END AS ended
+FROM unnest($1::uuid[]) AS asked (tenant_id)
+"""
+
 
 class Waiting:
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._viewers: dict[UUID | None, set[asyncio.Event]] = {}
+        self._viewed: dict[UUID | None, tuple[object, ...]] = {}
+        self._viewed_at = monotonic()
         self._events: dict[UUID, set[asyncio.Event]] = {}
         self._seen: dict[UUID, tuple[object, ...]] = {}
         self._renewed = monotonic()
@@ -50,7 +71,7 @@ class Waiting:
     def stop(self) -> None:
         """The process ends: let everybody who waits go on with what there is."""
         self.stopped = True
-        for changed in set().union(*self._events.values()):
+        for changed in set().union(*self._events.values(), *self._viewers.values()):
             changed.set()
 
     @asynccontextmanager
@@ -67,6 +88,20 @@ class Waiting:
             others.discard(changed)
             if not others:
                 del self._events[job_id]
+
+    @asynccontextmanager
+    async def on_all(self, tenant_id: UUID | None) -> AsyncGenerator[asyncio.Event]:
+        """An event that is set when any job of the tenant, or of any tenant (None), has changed; within seconds."""
+        changed = asyncio.Event()
+        self._viewers.setdefault(tenant_id, set()).add(changed)
+        try:
+            yield changed
+        finally:
+            others = self._viewers[tenant_id]
+            others.discard(changed)
+            if not others:
+                del self._viewers[tenant_id]
+                self._viewed.pop(tenant_id, None)
 
     def _wake(self, job_id: UUID) -> None:
         for changed in self._events.get(job_id, ()):
@@ -89,19 +124,23 @@ class Waiting:
                     await connection.close(timeout=2)
             except AWAY as error:
                 log.warning("not listening: the database is away", error=repr(error))
+            except Exception:
+                log.exception("not listening")  # Whoever waits is woken by the look of every second meanwhile.
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def look(self) -> None:
         """Runs until it is cancelled: what no notification told is seen within a second or so."""
         while True:
             await asyncio.sleep(LOOK_AGAIN_SECONDS)
-            if self._events:
-                try:
+            try:
+                if self._events:
                     await self._look()
-                except DatabaseAway as error:
-                    log.warning("not looking: the database is away", error=repr(error.__cause__))
-                except Exception:
-                    log.exception("a look at the jobs that are waited for failed")
+                if self._viewers and monotonic() - self._viewed_at >= LOOK_AT_ALL_SECONDS:
+                    await self._look_at_all()
+            except DatabaseAway as error:
+                log.warning("not looking: the database is away", error=repr(error.__cause__))
+            except Exception:
+                log.exception("a look at the jobs that are waited for failed")
 
     async def _look(self) -> None:
         waited_for = list(self._events)
@@ -113,6 +152,18 @@ class Waiting:
             self._seen[job_id] = tuple(facts)
             if before.get(job_id) != tuple(facts):
                 self._wake(job_id)
+
+    async def _look_at_all(self) -> None:
+        self._viewed_at = monotonic()
+        for tenant_id, *facts in await self._db.fetch(_LOOK_AT_ALL, list(self._viewers)):
+            seen = tuple(facts)
+            before = self._viewed.get(tenant_id)
+            if tenant_id in self._viewers:
+                self._viewed[tenant_id] = seen
+            # Who began to look just now has seen what there is.
+            if before is not None and before != seen:
+                for changed in self._viewers.get(tenant_id, ()):
+                    changed.set()
 
 
 async def wait_for(changed: asyncio.Event, seconds: float) -> bool:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
@@ -23,7 +24,7 @@ ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0600",
-    "max_connections": "60",
+    "max_connections": "100",
     "shared_buffers": "64MB",
     "synchronous_commit": "on",
     "fsync": "on",
@@ -34,9 +35,14 @@ LONGEST_LOG = 4 * 2**20
 
 
 def start_postgres(
-    supervisor: Supervisor, directory: DataDirectory, place: Path, sockets: Path, account: Account
+    supervisor: Supervisor,
+    directory: DataDirectory,
+    place: Path,
+    sockets: Path,
+    account: Account,
+    settings: Mapping[str, str],
 ) -> str:
-    """Start it, with an empty database the first time, and return its address."""
+    """Start it, with an empty database the first time, and return its address. `settings` go before our own."""
     programs = postgres_programs(place, account)
     cluster = place / "postgres"
     password = directory.kept_secret("postgres-password")
@@ -46,7 +52,7 @@ def start_postgres(
     log = directory.path / "postgres.log"
     if log.exists() and log.stat().st_size > LONGEST_LOG:
         log.replace(log.with_suffix(".log.1"))
-    settings = SETTINGS | {"unix_socket_directories": str(sockets)}
+    settings = {**SETTINGS, **settings, "unix_socket_directories": str(sockets)}
     child = supervisor.start(
         Program(
             name="postgres",

@@ -1,6 +1,6 @@
 """The embedded servers of one data directory, for a whole service or for a single command."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from service.local.leftovers import Register
 from service.local.postgres import start_postgres
 from service.local.processes import Supervisor, tell
 from service.local.valkey import start_valkey
+
+NO_SETTINGS: Mapping[str, str] = {}
 
 # How long a command waits for an `up` that has just begun, or for another command, before it gives up.
 PATIENCE = 30.0
@@ -28,8 +30,9 @@ class Servers:
     sockets: Path
     account: Account
 
-    def postgres(self) -> str:
-        return start_postgres(self.supervisor, self.directory, self.place, self.sockets, self.account)
+    def postgres(self, settings: Mapping[str, str] = NO_SETTINGS) -> str:
+        """`settings` go before our own."""
+        return start_postgres(self.supervisor, self.directory, self.place, self.sockets, self.account, settings)
 
     def valkey(self) -> str:
         return start_valkey(self.supervisor, self.directory, self.place, self.sockets, self.account)

@@ -66,13 +66,13 @@ def running(settings: Settings, host: str = "127.0.0.1", port: int = 8000) -> It
         migrate(database_url)
         with database_in_use():
             asyncio.run(ensure_admin_key(database_url, key))
-        directory.publish({"url": url, "database_url": database_url, "broker_url": broker_url})
-
         environment = os.environ | environment_of(settings)
         environment["ROUNDTRIP_DATABASE_URL"] = database_url
         environment["ROUNDTRIP_BROKER_URL"] = broker_url
         environment["ROUNDTRIP_DATA"] = str(directory.path)
         environment.setdefault("ROUNDTRIP_PUBLIC_URL", url)
+        places = {"url": url, "database_url": database_url, "broker_url": broker_url}
+        directory.publish(places | {"public_url": environment["ROUNDTRIP_PUBLIC_URL"]})
         sandbox_url = None
         if not settings.uses_real_fal:
             sandbox = stack.enter_context(listening("127.0.0.1", 0))

@@ -1,10 +1,38 @@
-"""What a provider can say to a submission, and what can be heard of it afterwards."""
+"""What a provider is: who takes jobs, what it can say to a submission, and what can be heard of it afterwards."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+from uuid import UUID
 
 from service.jobs.facts import Ending, Evidence
 from service.jobs.lifecycle import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An attempt of a job that a provider may take. `input` is JSON text; `headers` are for one that has such."""
+
+    job_id: UUID
+    attempt: int
+    model: str
+    input: str
+    webhook_url: str
+    priority: str = "normal"
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """An attempt that a provider has, with the addresses that it gave."""
+
+    job_id: UUID
+    attempt: int
+    model: str
+    request_id: str
+    status_url: str | None = None
+    response_url: str | None = None
+    cancel_url: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +118,16 @@ class Silent:
     reason: str
 
 
-Observation = Waiting | Running | Ended | Missing | Silent
+@dataclass(frozen=True, slots=True)
+class Stuck:
+    """It will not be run there. It may go to another provider; if it may not, this is its end, if there is one."""
+
+    reason: str
+    ending: Ending | None = None
+    evidence: Evidence | None = None
+
+
+Observation = Waiting | Running | Ended | Missing | Silent | Stuck
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +147,23 @@ class CancelReply:
 
     answer: CancelAnswer | None
     evidence: Evidence | None = None
+
+
+class Provider(Protocol):
+    """Who takes jobs: a queue that speaks fal's protocol, or workers of one's own."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether an offer has to bring the input with its files in it; else they are had from us later."""
+
+    def name_of(self, job_id: UUID, attempt: int) -> str | None:
+        """The request ID of an attempt, where it is known without an answer."""
+
+    async def submit(self, offer: Offer) -> SubmitAnswer: ...
+
+    async def look(self, taken: Taken) -> Look: ...
+
+    async def cancel(self, taken: Taken) -> CancelReply: ...

@@ -6,18 +6,19 @@ https://fal.ai/docs/documentation/model-apis/inference/queue and …/webhooks.
 
 import asyncio
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode, urlsplit
+from uuid import UUID
 
 import httpx
 import msgspec
 
+from service.catalog.text import storable
 from service.jobs.facts import Ending, Evidence
 from service.jobs.lifecycle import Event, Source, Verdict
 from service.jsontext import NotJSON, encode, parse_loosely
-from service.network import retry_after
+from service.network import Answer, Client, TooMuch, retry_after
 from service.providers.base import (
     Accepted,
     Blocked,
@@ -27,11 +28,13 @@ from service.providers.base import (
     Look,
     Missing,
     Observation,
+    Offer,
     Refused,
     Rejected,
     Running,
     Silent,
     SubmitAnswer,
+    Taken,
     Unknown,
     Waiting,
 )
@@ -47,8 +50,6 @@ LARGEST_RESULT = 64 * 2**20
 LARGEST_ANSWER = 2**20
 RESULT_SECONDS = 60.0
 STATUS_IN_ERROR = re.compile(r"status code:? ([45]\d\d)\b")
-ENCODING_HEADERS = {b"content-encoding", b"content-length", b"transfer-encoding"}
-NO_HINTS: Mapping[str, str] = {}
 KEPT_HEADERS = ("content-type", "x-fal-request-id", "x-fal-error-type", "x-fal-billable-units", "retry-after")
 
 
@@ -58,10 +59,6 @@ class Unreadable(ValueError):
 
 class Incomplete(ValueError):
     """A signed webhook that announces an end without saying which; the queue has to be asked."""
-
-
-class TooMuch(Exception):
-    """An answer that is larger than anybody should have to keep."""
 
 
 # After one of these nobody knows whether the request was carried out.
@@ -134,39 +131,42 @@ class FalQueue:
     """One queue that speaks fal's protocol, at `base`."""
 
     name = "fal"
+    reads_inputs = True
 
-    def __init__(self, http: httpx.AsyncClient, base: str, key: str, timeout: float) -> None:
+    def __init__(self, http: Client, base: str, key: str, timeout: float) -> None:
         self._http = http
         self._base = base
         self._origin = _origin_of(base)
         self._headers = {"accept": "application/json"} | ({"authorization": f"Key {key}"} if key else {})
         self._timeout = timeout
 
-    async def submit(
-        self, model: str, input_text: str, webhook_url: str, priority: str, hints: Mapping[str, str] = NO_HINTS
-    ) -> SubmitAnswer:
-        """POST the input once, without any retry of the client library's. `hints` are further headers."""
-        url = f"{self._base}/{model}?{urlencode({'fal_webhook': webhook_url})}"
-        headers = {**hints, "content-type": "application/json", "x-fal-queue-priority": priority}
+    def name_of(self, job_id: UUID, attempt: int) -> None:
+        """fal takes no name of ours."""
+
+    async def submit(self, offer: Offer) -> SubmitAnswer:
+        """POST the input once, without any retry of the client library's."""
+        url = f"{self._base}/{offer.model}?{urlencode({'fal_webhook': offer.webhook_url})}"
+        headers = {**offer.headers, "content-type": "application/json", "x-fal-queue-priority": offer.priority}
         try:
-            response = await self._exchange("POST", url, headers=headers, content=input_text.encode())
+            response = await self._exchange("POST", url, headers=headers, content=offer.input.encode())
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             return Refused(f"The queue could not be reached: {type(error).__name__}.")
         except LOST as error:
             return Unknown(f"The answer was lost: {type(error).__name__}.")
         return read_submit_answer(response)
 
-    async def look(self, model: str, request_id: str, status_url: str | None, response_url: str | None) -> Look:
+    async def look(self, taken: Taken) -> Look:
         """Ask for the status and, at the end, for the result."""
+        model, request_id = taken.model, taken.request_id
         try:
-            response = await self._exchange("GET", self._address(status_url, model, request_id, "/status"))
+            response = await self._exchange("GET", self._address(taken.status_url, model, request_id, "/status"))
         except LOST as error:
             return Look(Silent(type(error).__name__))
         seen = read_status(response)
         said = _evidence(Source.STATUS, response, request_id)
         if not isinstance(seen, Over):
             return Look(seen, ((said, Verdict.INCONCLUSIVE if isinstance(seen, Silent) else Verdict.NOTED),))
-        result = await self._result(self._address(response_url, model, request_id, ""), request_id, seen.error)
+        result = await self._result(self._address(taken.response_url, model, request_id, ""), request_id, seen.error)
         return Look(result.seen, ((said, Verdict.NOTED), *result.heard))
 
     async def _result(self, url: str, request_id: str, error: object) -> Look:
@@ -184,12 +184,13 @@ class FalQueue:
             return Look(seen)
         return Look(seen, ((_evidence(Source.RESULT, response, request_id), Verdict.INCONCLUSIVE),))
 
-    async def cancel(self, model: str, request_id: str, cancel_url: str | None) -> CancelReply:
+    async def cancel(self, taken: Taken) -> CancelReply:
+        address = self._address(taken.cancel_url, taken.model, taken.request_id, "/cancel")
         try:
-            response = await self._exchange("PUT", self._address(cancel_url, model, request_id, "/cancel"))
+            response = await self._exchange("PUT", address)
         except LOST:
             return CancelReply(None)
-        return CancelReply(read_cancel_answer(response), _evidence(Source.CANCEL, response, request_id))
+        return CancelReply(read_cancel_answer(response), _evidence(Source.CANCEL, response, taken.request_id))
 
     async def _exchange(
         self,
@@ -200,22 +201,10 @@ class FalQueue:
         content: bytes | None = None,
         limit: int = LARGEST_ANSWER,
         seconds: float | None = None,
-    ) -> httpx.Response:
-        """One request and its whole answer, within one time limit. Raises TooMuch, or another of LOST."""
-        request = self._http.build_request(method, url, headers={**self._headers, **(headers or {})}, content=content)
+    ) -> Answer:
+        """One request and its whole answer, within one time limit. Raises one of LOST."""
         async with asyncio.timeout(seconds or self._timeout):
-            response = await self._http.send(request, stream=True)
-            try:
-                body = bytearray()
-                async for chunk in response.aiter_bytes():
-                    body += chunk
-                    if len(body) > limit:
-                        raise TooMuch
-            finally:
-                await response.aclose()
-        # The body is decoded; what said how is not true any more.
-        headers_left = [pair for pair in response.headers.raw if pair[0].lower() not in ENCODING_HEADERS]
-        return httpx.Response(response.status_code, headers=headers_left, content=bytes(body))
+            return await self._http.exchange(method, url, {**self._headers, **(headers or {})}, content, limit)
 
     def _address(self, given: str | None, model: str, request_id: str, suffix: str) -> str:
         """The address that the queue gave, if it is its own: our key goes to nobody else."""
@@ -224,7 +213,7 @@ class FalQueue:
         return f"{self._base}/{app_of(model)}/requests/{request_id}{suffix}"
 
 
-def read_submit_answer(response: httpx.Response) -> SubmitAnswer:
+def read_submit_answer(response: Answer) -> SubmitAnswer:
     """What a submit's HTTP answer proves. Only an answer of the queue itself can end a job."""
     status = response.status_code
     content = _object(response)
@@ -253,7 +242,7 @@ class Over:
     error: object
 
 
-def read_status(response: httpx.Response) -> Waiting | Running | Over | Missing | Silent:
+def read_status(response: Answer) -> Waiting | Running | Over | Missing | Silent:
     """What a status's HTTP answer proves."""
     if response.status_code in {404, 410}:
         return Missing(response.status_code)
@@ -268,7 +257,7 @@ def read_status(response: httpx.Response) -> Waiting | Running | Over | Missing 
     return Silent(f"HTTP {response.status_code}")
 
 
-def read_cancel_answer(response: httpx.Response) -> CancelAnswer | None:
+def read_cancel_answer(response: Answer) -> CancelAnswer | None:
     """What the HTTP answer to a cancel proves."""
     match response.status_code:
         case 200 if _object(response).get("success", True) is True:
@@ -282,7 +271,7 @@ def read_cancel_answer(response: httpx.Response) -> CancelAnswer | None:
     return None
 
 
-def read_result(response: httpx.Response, request_id: str, error: object) -> Observation:
+def read_result(response: Answer, request_id: str, error: object) -> Observation:
     """What a result's HTTP answer proves, once the status said COMPLETED; `error` is what it said with it."""
     status, body = response.status_code, response.content
     evidence = _evidence(Source.RESULT, response, request_id)
@@ -321,7 +310,7 @@ def _position(content: dict[str, Any]) -> int | None:
     return position if type(position) is int and 0 <= position < 2**31 else None
 
 
-def _is_json(response: httpx.Response) -> bool:
+def _is_json(response: Answer) -> bool:
     try:
         parse_loosely(response.content)
     except NotJSON:
@@ -329,7 +318,7 @@ def _is_json(response: httpx.Response) -> bool:
     return True
 
 
-def _object(response: httpx.Response) -> dict[str, Any]:
+def _object(response: Answer) -> dict[str, Any]:
     try:
         content = parse_loosely(response.content)
     except NotJSON:
@@ -342,6 +331,6 @@ def _words(content: dict[str, Any]) -> str:
     return detail[:300] if isinstance(detail, str) else "no words"
 
 
-def _evidence(source: Source, response: httpx.Response, request_id: str | None = None) -> Evidence:
-    kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+def _evidence(source: Source, response: Answer, request_id: str | None = None) -> Evidence:
+    kept = {name: storable(response.headers[name]) for name in KEPT_HEADERS if name in response.headers}
     return Evidence(source, response.content, encode(kept).decode(), response.status_code, request_id)

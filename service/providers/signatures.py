@@ -56,7 +56,10 @@ class Signed:
     signature: str
 
     def message(self, body: bytes) -> bytes:
-        digest = hashlib.sha256(body).hexdigest()
+        return self.message_of(hashlib.sha256(body).hexdigest())
+
+    def message_of(self, digest: str) -> bytes:
+        """`digest` is the body's SHA-256 in hex."""
         return f"{self.request_id}\n{self.user_id}\n{self.timestamp}\n{digest}".encode()
 
 
@@ -67,7 +70,7 @@ def read_headers(headers: Sequence[tuple[bytes, bytes]]) -> Signed:
         if name.startswith(b"x-fal-webhook-"):
             word = name.decode("latin-1")
             if word in found:
-                raise SignatureRejected
+                raise SignatureRejected.because("headers")
             found[word] = value.decode("latin-1")
     request_id = found.get("x-fal-webhook-request-id", "")
     user_id = found.get("x-fal-webhook-user-id", "")
@@ -79,8 +82,10 @@ def read_headers(headers: Sequence[tuple[bytes, bytes]]) -> Signed:
         and DECIMAL_SECONDS.fullmatch(timestamp)
         and HEX_SIGNATURE.fullmatch(signature)
     )
-    if not well_formed or abs(time() - int(timestamp)) > TOLERANCE_SECONDS:
-        raise SignatureRejected
+    if not well_formed:
+        raise SignatureRejected.because("headers")
+    if abs(time() - int(timestamp)) > TOLERANCE_SECONDS:
+        raise SignatureRejected.because("stale")
     return Signed(request_id, user_id, timestamp, signature)
 
 
@@ -135,7 +140,7 @@ class KeySet:
         await self._fetch_since(tried)
         if self._fetched_at > tried and _fits(self._keys, signature, message):
             return
-        raise SignatureRejected
+        raise SignatureRejected.because("signature")
 
     async def _renew(self) -> None:
         try:
@@ -190,10 +195,10 @@ class KeySet:
 
 
 def _fits(keys: tuple[bytes, ...], signature: bytes, message: bytes) -> bool:
-    return any(_verifies(key, signature, message) for key in keys)
+    return any(verifies(key, signature, message) for key in keys)
 
 
-def _verifies(key: bytes, signature: bytes, message: bytes) -> bool:
+def verifies(key: bytes, signature: bytes, message: bytes) -> bool:
     """libsodium itself refuses keys and signatures of small order."""
     try:
         crypto_sign_open(signature + message, key)

@@ -15,7 +15,8 @@ from tests.api.asking import JOB, is_problem, with_files
 from tests.conftest import MakeClient
 
 PARTS = ("", "/result", "/masks", "/masks/0", "/images", "/images/0", "/timings", "/attempts", "/events", "/stream")
-READS = [("GET", f"/v1/jobs/{{id}}{part}") for part in PARTS]
+DRAWN = ("/overlay", *(f"/masks/0/{made}" for made in ("cutout", "overlay", "rle", "polygons")))
+READS = [("GET", f"/v1/jobs/{{id}}{part}") for part in PARTS + DRAWN]
 WRITES = [("POST", "/v1/jobs/{id}/cancel"), ("POST", "/v1/jobs/{id}/retry")]
 COLLECTIONS = [("GET", "/v1/jobs"), ("GET", "/v1/models"), ("GET", "/v1/models/fal-ai/llava-next")]
 SUBMITS = [("POST", "/v1/jobs"), ("POST", "/v1/jobs/batch"), ("POST", "/v1/files")]
@@ -106,7 +107,8 @@ async def test_a_list_shows_nothing_of_another_tenant(
     for _ in range(3):
         await making.queued(context.db, tenant, tags=["t"], metadata='{"k": "v"}')
     for query in ("", "?tag=t", "?metadata.k=v", "?q=What", "?status=queued", "?model=fal-ai/llava-next"):
-        assert (await stranger.get(f"/v1/jobs{query}")).json() == {"jobs": [], "next_cursor": None}
+        theirs = (await stranger.get(f"/v1/jobs{query}")).json()
+        assert theirs == {"jobs": [], "next_cursor": None, "previous_cursor": None, "searched_to": None}
         assert len((await client.get(f"/v1/jobs{query}")).json()["jobs"]) == 3
 
 

@@ -1,5 +1,6 @@
 """Alive, ready, and how much is going on; and the same questions while the database is away."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,12 @@ import pytest
 from service import __version__
 from service.app import create_app
 from service.context import Context
+from service.db import one_connection
 from service.migrate import head
 from service.settings import Settings
 from tests import making
-from tests.api.asking import JOB, in_every_status, is_problem
+from tests.api.asking import JOB, in_every_status, is_problem, register
+from tests.dashboard.looking import key_of, signed_in
 from tests.servers import Wire
 from tests.serving import serving
 
@@ -48,6 +51,26 @@ async def test_the_figures_count_the_work_in_hand(nobody: httpx.AsyncClient, con
 async def test_the_figures_of_an_empty_service_are_zero(nobody: httpx.AsyncClient, context: Context) -> None:
     text = (await nobody.get("/metrics")).text
     assert "roundtrip_oldest_live_job_seconds 0.0" in text
+
+
+async def test_those_who_ask_for_the_figures_take_no_connection_from_others(
+    nobody: httpx.AsyncClient, client: httpx.AsyncClient, settings: Settings, context: Context, tenant: UUID
+) -> None:
+    """Anybody may ask, without a key."""
+    async with one_connection(settings.require_database_url()) as other:
+        async with other.transaction():
+            await other.execute("LOCK TABLE receivers IN ACCESS EXCLUSIVE MODE")
+            asking = [asyncio.create_task(nobody.get("/metrics")) for _ in range(30)]
+            await making.until(lambda: waits_for(context, "receivers"))
+            await register(client)
+            assert not any(each.done() for each in asking)
+        answers = await asyncio.gather(*asking)
+    assert {answer.status_code for answer in answers} == {200}
+
+
+async def waits_for(context: Context, table: str) -> bool:
+    waiting = f"pg_locks WHERE relation = '{table}'::regclass AND NOT granted"
+    return await making.count(context.db, waiting) > 0
 
 
 @dataclass
@@ -87,11 +110,16 @@ async def test_no_job_is_promised_while_the_database_is_away(away: Away, context
 
 
 async def test_the_process_lives_and_the_page_shows_what_it_can(away: Away) -> None:
-    await away.wire.cut()
-    assert (await away.client.get("/healthz")).status_code == 200
-    page = await away.client.get("/dashboard")
-    assert page.status_code == 200
-    assert "the database is away" in page.text
+    async with signed_in(str(away.client.base_url), key_of(away.client)) as person:
+        assert (await person.get("/dashboard")).status_code == 200
+        await away.wire.cut()
+        assert (await away.client.get("/healthz")).status_code == 200
+        page = await person.get("/dashboard")
+        assert page.status_code == 200
+        assert "The database is away" in page.text
+        assert "Nothing is wrong" not in page.text
+        await away.wire.mend()
+        assert "The database is away" not in (await person.get("/dashboard")).text
 
 
 async def test_a_service_starts_while_its_database_is_away(

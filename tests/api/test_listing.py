@@ -1,5 +1,6 @@
 """GET /v1/jobs: newest first, narrowed by what was asked, whole over all its pages."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -10,13 +11,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from service.catalog.base import Lifted
+from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import Database
-from service.jobs import endings
-from service.jobs.filters import make_cursor, read_cursor
+from service.jobs import endings, operations
+from service.jobs.cursors import Cursor, make_cursor, read_cursor
 from tests import making
-from tests.api.asking import in_every_status, is_problem, places
+from tests.api.asking import in_every_status, is_problem, places, register, with_files
 
 
 async def listed(client: httpx.AsyncClient, **query: Any) -> list[str]:
@@ -30,13 +31,16 @@ async def test_the_newest_job_comes_first(client: httpx.AsyncClient, db: Databas
     assert await listed(client) == jobs[::-1]
 
 
+ONLY_WHOLE = {"input", "output", "held_since", "removed", "cost_of_others"}
+
+
 async def test_a_listed_job_is_the_job_without_its_input_and_output(
     client: httpx.AsyncClient, context: Context, tenant: UUID
 ) -> None:
     for job_id in (await in_every_status(context, tenant)).values():
         whole = (await client.get(f"/v1/jobs/{job_id}")).json()
         [summary] = [job for job in (await client.get("/v1/jobs")).json()["jobs"] if job["request_id"] == str(job_id)]
-        assert summary == {name: value for name, value in whole.items() if name not in {"input", "output"}}
+        assert summary == {name: value for name, value in whole.items() if name not in ONLY_WHOLE}
 
 
 async def test_a_list_is_narrowed_by_status(client: httpx.AsyncClient, context: Context, tenant: UUID) -> None:
@@ -109,6 +113,133 @@ async def test_a_list_is_narrowed_by_text_of_the_input_or_the_output(
     assert await listed(client, q=text) == [str(claim.job_id)]
 
 
+async def test_a_list_is_narrowed_by_masks(client: httpx.AsyncClient, context: Context, tenant: UUID) -> None:
+    job_id = str(await with_files(context, tenant))
+    await making.ended(context.db, tenant)
+    for asked in (
+        {"mask_label": "a TRUCK"},
+        {"mask_area_min": "0.5"},
+        {"mask_label": "A truck", "mask_area_max": "0.5"},
+    ):
+        assert await listed(client, **asked) == [job_id]
+    for asked in (
+        {"mask_label": "truck"},
+        {"mask_area_min": "0.51"},
+        {"mask_label": "A truck", "mask_area_max": "0.4"},
+    ):
+        assert await listed(client, **asked) == []
+
+
+async def test_a_label_beyond_what_an_index_holds_is_found_whole(
+    client: httpx.AsyncClient, db: Database, tenant: UUID
+) -> None:
+    long = "Ä" * 250
+    for label in (f"{long}a", f"{long}b"):
+        claim = await making.submitted(db, tenant)
+        lifted = Lifted(files=(LiftedFile("mask", 0, "https://example.com/0.png", label=label),))
+        assert await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+    assert await listed(client, mask_label=f"{long}B".lower()) == [str(claim.job_id)]
+    assert await listed(client, mask_label=long) == []
+
+
+async def test_a_list_is_narrowed_by_what_the_model_counted(
+    client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    job_id = str(await with_files(context, tenant))
+    odd = await making.submitted(context.db, tenant)
+    lifted = Lifted(usage={"tokens_min": 0.1}, timings={"inference": 10**400})
+    await endings.settle(context.db, odd.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+    assert await listed(client, usage__tokens_min="3", usage__tokens_max="3.0") == [job_id]
+    assert await listed(client, timings__model__inference_max="1.5") == [job_id]
+    assert await listed(client, timings__model__inference_min="1.6") == [str(odd.job_id)]
+    assert await listed(client, usage__tokens_min_max="0.1", usage__tokens_min_min="0.1") == [str(odd.job_id)]
+
+
+async def test_a_phase_of_a_job_that_goes_on_is_asked_for_as_it_is_shown(
+    client: httpx.AsyncClient, db: Database, tenant: UUID
+) -> None:
+    await making.queued(db, tenant)
+    await db.execute("UPDATE live_jobs SET due_at = 'infinity'")
+    claim = await making.submitted(db, tenant)
+    await making.make_older(db, claim.job_id, 0.0)
+    shown = (await client.get(f"/v1/jobs/{claim.job_id}")).json()["timings"]
+    for phase in ("queued_seconds", "submit_seconds"):
+        bounds = {f"{phase}_min": repr(shown[phase]), f"{phase}_max": repr(shown[phase])}
+        assert await listed(client, **bounds) == [str(claim.job_id)]
+    assert await listed(client, queued_seconds_min=repr(shown["queued_seconds"] + 1e-6)) == []
+    assert await listed(client, total_seconds_min="0") == []
+
+
+async def test_metadata_of_the_same_spelling_is_not_the_same(
+    client: httpx.AsyncClient, db: Database, tenant: UUID
+) -> None:
+    number = str(await making.queued(db, tenant, metadata='{"k": 7.50}'))
+    text = str(await making.queued(db, tenant, metadata='{"k": "7.5"}'))
+    assert await listed(client, metadata__k="7.5") == [text, number]
+    assert await listed(client, metadata__k="7.50") == [number]
+    assert await listed(client, metadata__k="75e-1") == [number]
+
+
+async def test_metadata_beyond_what_an_index_holds_is_found_whole(
+    client: httpx.AsyncClient, db: Database, tenant: UUID
+) -> None:
+    key, value = "".join(chr(0x4E00 + number * 7) for number in range(1_500)), "x" * 300
+    described = ({key: "7.0", f"{key}b": 7}, {key: True}, {"k": f"{value}a"}, {"k": f"{value}b"})
+    first, second, _, fourth = [(await register(client, metadata=each))["request_id"] for each in described]
+    assert await listed(client, **{f"metadata__{key}": "7.0"}) == [first]
+    assert await listed(client, **{f"metadata__{key}b": "7"}) == [first]
+    assert await listed(client, **{f"metadata__{key}": "true"}) == [second]
+    assert await listed(client, metadata__k=f"{value}b") == [fourth]
+    assert await listed(client, metadata__k=value) == []
+
+
+async def test_pages_are_gone_through_in_both_directions(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    jobs = [str(await making.queued(db, tenant)) for _ in range(5)][::-1]
+
+    async def page(cursor: str | None) -> tuple[list[str], str | None, str | None]:
+        answer = (await client.get("/v1/jobs", params={"limit": 2} | ({"cursor": cursor} if cursor else {}))).json()
+        assert answer["searched_to"] is None
+        return [job["request_id"] for job in answer["jobs"]], answer["next_cursor"], answer["previous_cursor"]
+
+    first, on, none = await page(None)
+    second, further, back = await page(on)
+    third, end, back_from_third = await page(further)
+    assert (first, second, third) == (jobs[:2], jobs[2:4], jobs[4:])
+    assert (none, end) == (None, None)
+    assert (await page(back_from_third))[0] == second
+    again, forth, beginning = await page(back)
+    assert (again, beginning) == (first, None)
+    assert (await page(forth))[0] == second
+    # A page that nothing is left of leads back, too.
+    await db.execute("DELETE FROM jobs WHERE id = $1", UUID(jobs[4]))
+    nothing, _, back = await page(further)
+    assert nothing == []
+    assert (await page(back))[0] == second
+
+
+async def test_a_job_that_ends_while_it_is_looked_for_is_listed_once(
+    client: httpx.AsyncClient, db: Database, tenant: UUID
+) -> None:
+    jobs = [await making.queued(db, tenant) for _ in range(60)]
+
+    async def end_all() -> None:
+        for job_id in jobs:
+            await endings.close(db, job_id, operations.CANCELLED)
+
+    ending = asyncio.create_task(end_all())
+    looks = 0
+    while not ending.done() or not looks:
+        assert await listed(client, limit=200) == [str(job_id) for job_id in reversed(jobs)]
+        looks += 1
+    await ending
+
+
+async def test_of_a_long_text_the_beginning_is_searched(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    job_id = str(await making.queued(db, tenant, input=f'{{"prompt": "{"x" * 19_000} near {"y" * 10_000} far"}}'))
+    assert await listed(client, q="NEAR") == [job_id]
+    assert await listed(client, q="far") == []
+
+
 @hypothesis_settings(max_examples=15)
 @given(limit=st.integers(1, 8), status=st.sampled_from(["", "queued", "completed,queued"]), tag=st.booleans())
 async def test_the_pages_are_the_whole_list_in_its_order(
@@ -144,9 +275,9 @@ async def test_jobs_that_come_while_a_client_pages_do_not_disturb_it(
     assert [job["request_id"] for job in first["jobs"] + second["jobs"]] == jobs[::-1]
 
 
-@given(st.uuids())
-def test_a_cursor_opens_to_what_it_was_made_of(job_id: UUID) -> None:
-    assert read_cursor(make_cursor(job_id)) == job_id
+@given(st.builds(Cursor, st.uuids(), st.booleans()))
+def test_a_cursor_opens_to_what_it_was_made_of(cursor: Cursor) -> None:
+    assert read_cursor(make_cursor(cursor)) == cursor
 
 
 @pytest.mark.parametrize(
@@ -173,6 +304,19 @@ def test_a_cursor_opens_to_what_it_was_made_of(job_id: UUID) -> None:
         "metadata.=1",
         "unheard=1",
         "Status=queued",
+        "total_seconds=1",
+        "total_seconds_min=x",
+        "total_seconds_max=nan",
+        "copy_seconds_min=inf",
+        "cost_min=",
+        "mask_area_min=%00",
+        "usage._min=1",
+        "usage._max=1",
+        "usage.tokens=1",
+        "timings.model._max=1",
+        "timings.total_seconds_min=1",
+        "area_min=1",
+        "_min=1",
     ],
 )
 async def test_a_question_that_is_none_is_told_where(client: httpx.AsyncClient, query: str) -> None:
@@ -197,6 +341,21 @@ async def test_a_question_that_is_none_is_told_where(client: httpx.AsyncClient, 
         "model=%F0%9F%98%80",
         "&&&",
         "limit=1&limit=2",
+        "total_seconds_min=-1e308&total_seconds_max=1e308",
+        "cost_min=1e-300",
+        "usage.tokens_min=1e308&usage.tokens_max=-0",
+        "usage.%F0%9F%98%80%25'%22_min_max=1",
+        "timings.model.%24%5B0%5D_min=1",
+        f"usage.{'x' * 4_000}_min=1",
+        f"mask_label={'x' * 4_000}",
+        "mask_label=",
+        "metadata.a=1e131071",
+        "metadata.a=1e131072",
+        "metadata.a=-0.0e-20000",
+        "metadata.a=1e-16383",
+        "metadata.a=1e-999999",
+        f"model={','.join(map(str, range(500)))}",
+        "&".join(f"metadata.key-{number}=x" for number in range(100)),
     ],
 )
 async def test_a_strange_question_is_no_trouble(client: httpx.AsyncClient, query: str) -> None:

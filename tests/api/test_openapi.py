@@ -120,7 +120,7 @@ async def test_every_answer_has_a_documented_status(client: httpx.AsyncClient, c
     live = await making.submitted(context.db, tenant)
     for method, path in sorted(served()):
         for request_id in (job_id, live.job_id, "none"):
-            url = path.format(request_id=request_id, index=0, report_id=1, model="fal-ai/llava-next")
+            url = path.format(request_id=request_id, index=0, report_id=1, model="fal-ai/llava-next", bulk_id=job_id)
             if method == "get" and path.endswith("/stream") and request_id == live.job_id:
                 continue  # it lasts as long as the job
             body = picture() if path == "/v1/files" else json.dumps(JOB).encode()

@@ -235,3 +235,13 @@ async def test_a_cancel_of_a_refused_job_ends_it(client: httpx.AsyncClient, db: 
 async def test_a_submit_key_registers_and_sees_its_answer(make_client: MakeClient) -> None:
     submitter = await make_client(scopes=("submit",))
     assert (await register(submitter))["status"] == "queued"
+
+
+async def test_an_address_that_nobody_ever_may_name_is_refused_in_words_that_lead_nowhere(
+    client: httpx.AsyncClient,
+) -> None:
+    refused = await client.post("/v1/jobs", json={**JOB, "webhook_url": "http://169.254.169.254/latest"})
+    assert "link-local" in refused.json()["message"]
+    assert "ROUNDTRIP_ALLOW" not in refused.text
+    private = await client.post("/v1/jobs", json={**JOB, "webhook_url": "http://10.0.0.1/"})
+    assert "ROUNDTRIP_ALLOW_PRIVATE_NETWORKS" in private.json()["message"]

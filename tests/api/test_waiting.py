@@ -8,11 +8,14 @@ from uuid import UUID
 import httpx
 import pytest
 
+from service.artifacts.records import record_failure, take_owed
 from service.context import Context
 from service.db import Database
 from service.jobs import due, endings, operations, store
+from service.jobs.guards import CHANNEL
 from tests import making
 from tests.api.asking import places
+from tests.callbacks import told
 
 
 async def somebody_waits(db: Database, job_id: UUID) -> None:
@@ -151,3 +154,16 @@ async def test_a_client_that_leaves_is_forgotten(client: httpx.AsyncClient, db: 
         await Stream(response).next()
     await making.settle(db, claim)
     assert (await client.get(f"/v1/jobs/{claim.job_id}")).json()["status"] == "completed"
+
+
+async def test_the_last_copy_wakes_who_waits(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    """Long before anybody looks of his own accord: nobody does here."""
+    job_id = await told.ended_with_files(db, tenant, "https://a.example/", "https://x.example/1", "https://x.example/2")
+    heard: asyncio.Queue[object] = asyncio.Queue()
+    async with db.pool.acquire() as connection:
+        await connection.add_listener(CHANNEL, lambda *said: heard.put_nowait(said[-1]))
+        await db.execute("INSERT INTO waiters VALUES ($1, now() + interval '1 minute')", job_id)
+        for owed in await take_owed(db, 8, 60.0):
+            await record_failure(db, owed, "gone", None)
+            assert await asyncio.wait_for(heard.get(), 30) == str(job_id)
+        await connection.reset(timeout=5)

@@ -1,73 +1,24 @@
-"""The store in a bucket, over HTTP: what S3 is asked, and what is made of its answers."""
+"""The store in a bucket of a real S3: what lies there, what is asked of it, and what is made of its answers."""
 
 import asyncio
 import hashlib
-import socket
-from collections import defaultdict
-from collections.abc import AsyncIterator
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
+import obstore
 import pytest
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from obstore.store import from_url
 
 from service.artifacts.storage import Storage
+from tests.artifacts.s3 import S3
+from tests.stand_in.server import eventually
 
-LARGE = bytes(range(256)) * 30_000
-
-
-class Bucket:
-    """As much of S3 as is used: whole objects, parts of them, and uploads in parts."""
-
-    def __init__(self) -> None:
-        self.objects: dict[str, bytes] = {}
-        self.parts: dict[str, dict[int, bytes]] = defaultdict(dict)
-        self.down = False
-        self.app = Starlette(routes=[Route("/{key:path}", self.answer, methods=["GET", "PUT", "POST"])])
-
-    async def answer(self, request: Request) -> Response:
-        key, query = request.path_params["key"], request.query_params
-        if self.down:
-            return Response(status_code=403)
-        if request.method == "POST" and "uploads" in query:
-            return Response("<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>")
-        if request.method == "PUT" and "partNumber" in query:
-            self.parts[key][int(query["partNumber"])] = await request.body()
-            return Response(headers={"etag": '"part"'})
-        if request.method == "POST":
-            self.objects[key] = b"".join(part for _, part in sorted(self.parts.pop(key).items()))
-            return Response("<CompleteMultipartUploadResult><ETag>x</ETag></CompleteMultipartUploadResult>")
-        if request.method == "PUT":
-            self.objects[key] = await request.body()
-            return Response(headers={"etag": '"whole"'})
-        return self.found(self.objects.get(key), request.headers.get("range"))
-
-    def found(self, content: bytes | None, wanted: str | None) -> Response:
-        if content is None:
-            return Response(status_code=404)
-        headers = {"etag": '"x"', "last-modified": "Fri, 20 Nov 2026 12:00:00 GMT"}
-        if wanted is None:
-            return Response(content, headers=headers)
-        first, last = wanted.removeprefix("bytes=").split("-")
-        part = content[int(first) : int(last) + 1 if last else None]
-        headers["content-range"] = f"bytes {first}-{int(first) + len(part) - 1}/{len(content)}"
-        return Response(part, 206, headers)
-
-
-@pytest.fixture
-async def bucket(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bucket]:
-    bucket = Bucket()
-    listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(bucket.app, log_level="error", lifespan="off"))
-    serving = asyncio.create_task(server.serve(sockets=[listening]))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
-    for name, value in {"ALLOW_HTTP": "true", "ACCESS_KEY_ID": "id", "SECRET_ACCESS_KEY": "key"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    yield bucket
-    server.should_exit = True
-    await serving
+MEGABYTE = 2**20
+ROOT = Path(__file__).parents[2]
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
@@ -75,35 +26,139 @@ async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
-async def test_a_small_blob_lies_under_its_hash(bucket: Bucket) -> None:
-    store = Storage.open("s3://pictures/kept")
-    stored = await store.put(chunks(b"small"), 10)
-    assert bucket.objects == {f"pictures/kept/{stored.sha256[:2]}/{stored.sha256}": b"small"}
+async def many(megabytes: int) -> AsyncIterator[bytes]:
+    for number in range(megabytes):
+        yield number.to_bytes(4, "big") * (MEGABYTE // 4)
 
 
-async def test_a_large_blob_goes_up_in_parts_and_comes_back_in_slices(bucket: Bucket) -> None:
-    store = Storage.open("s3://pictures")
-    stored = await store.put(chunks(LARGE), len(LARGE))
-    assert stored.sha256 == hashlib.sha256(b"".join(bucket.objects.values())).hexdigest()
-    assert [chunk async for chunk in await store.read(stored.sha256, 10, 20)] == [LARGE[10:20]]
-    assert b"".join([chunk async for chunk in await store.read(stored.sha256)]) == LARGE
+@pytest.fixture
+def bucket(s3: S3) -> str:
+    return s3.new_bucket()
 
 
-async def test_a_blob_that_is_there_is_not_sent_again(bucket: Bucket) -> None:
-    store = Storage.open("s3://pictures")
+async def test_a_small_blob_lies_under_its_hash(s3: S3, bucket: str) -> None:
+    stored = await Storage.open(f"s3://{bucket}/kept").put(chunks(b"small"), 10)
+    assert s3.keys(bucket) == [f"kept/{stored.sha256[:2]}/{stored.sha256}"]
+    assert obstore.get(from_url(f"s3://{bucket}"), s3.keys(bucket)[0]).bytes() == b"small"
+
+
+async def test_200_megabytes_go_up_in_parts_and_come_back_in_little_memory(
+    s3: S3, bucket: str, extra_memory: Callable[[], int]
+) -> None:
+    store = Storage.open(f"s3://{bucket}")
+    stored = await store.put(many(200), 200 * MEGABYTE)
+    assert (stored.size, s3.unfinished(bucket)) == (200 * MEGABYTE, [])
+    assert await store.size(stored.sha256) == stored.size
+    digest, size = hashlib.sha256(), 0
+    async for chunk in await store.read(stored.sha256):
+        digest.update(chunk)
+        size += len(chunk)
+    assert (digest.hexdigest(), size) == (stored.sha256, stored.size)
+    start = 123 * MEGABYTE
+    part = b"".join([chunk async for chunk in await store.read(stored.sha256, start, start + 8)])
+    assert part == (123).to_bytes(4, "big") * 2
+    assert extra_memory() < 50 * MEGABYTE
+
+
+async def test_a_blob_is_at_hand_for_another_process(s3: S3, bucket: str) -> None:
+    store = Storage.open(f"s3://{bucket}")
+    stored = await store.put(many(7), 7 * MEGABYTE)
+    async with store.at_hand(stored.sha256) as path:
+        assert hashlib.sha256(path.read_bytes()).hexdigest() == stored.sha256
+    assert not path.exists()
+    with pytest.raises(FileNotFoundError):
+        async with store.at_hand("0" * 64):
+            pass
+
+
+async def test_a_blob_that_is_there_is_not_sent_again(s3: S3, bucket: str) -> None:
+    store = Storage.open(f"s3://{bucket}")
     stored = await store.put(chunks(b"once"), 10)
-    (key,) = bucket.objects
-    bucket.objects[key] = b"untouched"
+    [key] = s3.keys(bucket)
+    obstore.put(from_url(f"s3://{bucket}"), key, b"untouched")
     assert await store.put(chunks(b"once"), 10) == stored
-    assert bucket.objects == {key: b"untouched"}
+    assert obstore.get(from_url(f"s3://{bucket}"), key).bytes() == b"untouched"
 
 
-async def test_a_blob_that_is_not_there_is_told_from_a_bucket_that_is_not(bucket: Bucket) -> None:
-    store = Storage.open("s3://pictures")
+async def test_many_at_once_may_put_the_same_large_blob(s3: S3, bucket: str) -> None:
+    stores = [Storage.open(f"s3://{bucket}") for _ in range(4)]
+    stored = await asyncio.gather(*(store.put(many(12), 12 * MEGABYTE) for store in stores))
+    assert len(set(stored)) == len(s3.keys(bucket)) == 1
+    whole = b"".join([chunk async for chunk in await stores[0].read(stored[0].sha256)])
+    assert hashlib.sha256(whole).hexdigest() == stored[0].sha256
+    assert s3.unfinished(bucket) == []
+
+
+async def test_a_blob_that_was_deleted_is_not_there(s3: S3, bucket: str) -> None:
+    store = Storage.open(f"s3://{bucket}")
+    stored = await store.put(chunks(b"gone"), 10)
+    for _ in range(2):
+        await store.delete(stored.sha256)
+        assert not await store.exists(stored.sha256)
+    assert s3.keys(bucket) == []
+
+
+async def test_parts_of_an_upload_are_joined_and_dropped(s3: S3, bucket: str) -> None:
+    store, digests = Storage.open(f"s3://{bucket}"), {}
+    for number, content in ((1, b"one " * 200_000), (2, b"two")):
+        async with store.spool(chunks(content), MEGABYTE) as file:
+            await store.keep_part("upload", number, file)
+            digests[number] = file.sha256
+    stored = await store.put(store.read_parts("upload", digests), 2 * MEGABYTE)
+    assert stored.sha256 == hashlib.sha256(b"one " * 200_000 + b"two").hexdigest()
+    await store.drop_parts("upload", digests)
+    assert len(s3.keys(bucket)) == 1
+
+
+PUT = """
+import asyncio, sys
+from service.artifacts.storage import Storage
+
+async def many():
+    for number in range(200):
+        yield number.to_bytes(4, "big") * 2**18
+
+asyncio.run(Storage.open(sys.argv[1]).put(many(), 2**30))
+"""
+
+
+def killed_while_putting(s3: S3, bucket: str) -> None:
+    command = [sys.executable, "-c", PUT, f"s3://{bucket}"]
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **s3.environment}) as writer:
+        eventually(lambda: s3.unfinished(bucket), within=60, every=0.005)
+        writer.send_signal(signal.SIGKILL)
+
+
+async def test_a_writer_that_is_killed_leaves_nothing_to_be_seen(s3: S3, bucket: str) -> None:
+    killed_while_putting(s3, bucket)
+    assert (s3.keys(bucket), len(s3.unfinished(bucket))) == ([], 1)
+    store = Storage.open(f"s3://{bucket}")
+    stored = await store.put(many(200), 200 * MEGABYTE)
+    assert [key.split("/")[1] for key in s3.keys(bucket)] == [stored.sha256]
+
+
+async def test_a_blob_that_is_not_there_is_told_from_a_bucket_that_is_not(s3: S3, bucket: str) -> None:
+    store = Storage.open(f"s3://{bucket}")
     assert not await store.exists("0" * 64)
     with pytest.raises(FileNotFoundError):
         await store.read("0" * 64)
-    bucket.down = True
-    with pytest.raises(Exception, match="403") as caught:
-        await store.exists("0" * 64)
+
+
+async def test_a_server_that_is_away_is_not_taken_for_an_empty_one(
+    monkeypatch: pytest.MonkeyPatch, s3: S3, bucket: str
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:1")
+    store = Storage.open(f"s3://{bucket}")
+    with pytest.raises(Exception, match="onnect") as caught:
+        await asyncio.wait_for(store.exists("0" * 64), 100)
     assert not isinstance(caught.value, FileNotFoundError)
+
+
+def test_other_clouds_are_opened_by_their_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opened only: no server of theirs was tried."""
+    Storage.open("gs://bucket/folder")
+    Storage.open("abfss://container@account.dfs.core.windows.net/folder")
+    with pytest.raises(ValueError, match="ccount"):
+        Storage.open("az://container/folder")
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    Storage.open("az://container/folder")

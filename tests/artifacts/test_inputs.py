@@ -15,7 +15,7 @@ from service.errors import Unavailable
 from service.jobs import operations
 from service.jobs.submitting import Submitter
 from tests import making
-from tests.api.asking import asked, picture
+from tests.api.asking import asked, is_problem, picture
 
 PNG = f"data:image/png;base64,{base64.b64encode(picture(7)).decode()}"
 
@@ -97,9 +97,11 @@ async def test_a_key_knows_the_request_as_it_was_sent(context: Context, tenant: 
 
 
 async def test_a_file_that_is_gone_lets_the_job_wait(context: Context, tenant: UUID, provider: Any) -> None:
-    job_id = await making.queued(context.db, tenant, input='{"image_url": "\\u0000%s data:;base64,"}' % ("0" * 64))
+    text = await kept(context, json.dumps({"image_url": PNG}))
+    job_id = await making.queued(context.db, tenant, input=text)
+    await context.storage.delete(text.partition("\\u0000")[2][:64])
     with pytest.raises(Unavailable):
-        await inputs.whole(context.storage, '"\\u0000%s data:;base64,"' % ("0" * 64))
+        await inputs.whole(context.storage, text)
     await Submitter(context).drain()
     assert provider.submissions == []
     assert await making.status(context.db, job_id) == "queued"
@@ -115,3 +117,51 @@ async def test_no_client_can_name_a_file_that_is_not_his(client: httpx.AsyncClie
         else:
             assert response.status_code == 422
     assert await making.count(db, "jobs") == 1
+
+
+def uris(number: int, size: int) -> list[str]:
+    """So many different data URIs of so many bytes."""
+    return [f"data:;base64,{base64.b64encode(each.to_bytes(size, 'big')).decode()}" for each in range(number)]
+
+
+async def test_many_small_files_stay_in_the_row(context: Context, db: Database) -> None:
+    small, larger = uris(2_000, 6), uris(3, inputs.SMALL + 1)
+    text = json.dumps({"image_urls": [*small, *larger]})
+    stored = await kept(context, text)
+    assert await making.count(db, "blobs") == len(larger)
+    assert all(each in stored for each in small)
+    assert not any(each in stored for each in larger)
+    assert await inputs.whole(context.storage, stored) == text
+
+
+async def test_many_small_files_with_escaped_slashes_stay_as_they_came(context: Context) -> None:
+    text = json.dumps({"image_urls": [each.replace("data:", "data:image/png") for each in uris(20, 6)]})
+    text = text.replace("/", "\\/")
+    assert await kept(context, text) == text
+
+
+async def test_a_few_files_are_kept_however_small(context: Context, db: Database) -> None:
+    text = json.dumps({"image_urls": [*uris(inputs.FEW - 1, 6), PNG]})
+    assert await there_and_back(context, text) == text
+    assert await making.count(db, "blobs") == inputs.FEW
+
+
+async def test_an_input_of_too_many_files_is_refused(client: httpx.AsyncClient, db: Database) -> None:
+    body = {"image_urls": uris(inputs.MOST_FILES + 1, inputs.SMALL + 1), "prompt": "?"}
+    response = await client.post("/v1/jobs", json={"model": "fal-ai/mini-cpm", "input": body})
+    assert is_problem(response, 422)
+    assert await making.count(db, "jobs") == await making.count(db, "blobs") == 0
+
+
+async def test_the_same_file_twice_is_one(context: Context, db: Database) -> None:
+    assert await there_and_back(context, text := json.dumps({"a": PNG, "b": [PNG, PNG]})) == text
+    assert await making.count(db, "blobs") == 1
+
+
+async def test_a_file_of_an_input_is_served_as_its_uri_calls_it(
+    client: httpx.AsyncClient, nobody: httpx.AsyncClient
+) -> None:
+    await client.post("/v1/files", content=b"a film, or so", headers={"content-type": "text/plain"})
+    uri = f"data:video/mp4;base64,{base64.b64encode(b'a film, or so').decode()}"
+    job = (await client.post("/v1/jobs", json=asked(input={"image_url": uri, "prompt": "What?"}))).json()
+    assert (await nobody.get(job["input"]["image_url"])).headers["content-type"] == "video/mp4"

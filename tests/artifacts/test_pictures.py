@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.artifacts import pictures
-from service.artifacts.pictures import Mask, Picture, PictureRefused, measure, measure_in_child, measure_mask
+from service.artifacts import decoders, pictures
+from service.artifacts.decoders import PictureRefused
+from service.artifacts.pictures import Mask, Picture, measure, measure_in_child, measure_mask
 
 OCTETS = Picture("application/octet-stream", None, None)
 
@@ -194,9 +195,12 @@ async def test_a_child_refuses_a_bomb(tmp_path: Path) -> None:
         await measure_in_child(path, mask=True)
 
 
+LESS = "from service.artifacts import decoders\n\n    decoders.CPU_SECONDS = 1\n    answer(main)"
+
+
 def child_with(measure: str, folder: Path) -> str:
     """The real child, but for its `measure`."""
-    source = Path(pictures.__file__).read_text().replace("CPU_SECONDS = 20", "CPU_SECONDS = 1")
+    source = Path(pictures.__file__).read_text().replace("    answer(main)", f"    {LESS}")
     child = folder / "child.py"
     child.write_text(source.replace("def main(", f"def measure(path):\n    {measure}\n\n\ndef main("))
     return str(child)
@@ -219,7 +223,7 @@ async def test_a_child_may_not_take_all_the_processor(tmp_path: Path, monkeypatc
 
 
 async def test_a_child_may_not_take_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "WALL_SECONDS", 0.5)
+    monkeypatch.setattr(decoders, "WALL_SECONDS", 0.5)
     assert "not decoded within" in await misbehaving(monkeypatch, tmp_path, "__import__('time').sleep(60)")
 
 

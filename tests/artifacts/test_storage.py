@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from obstore.store import MemoryStore
 
 from service.artifacts.storage import Storage, TooLarge
+from tests.artifacts.s3 import CREDENTIALS
 
 LARGE = bytes(range(256)) * 30_000  # more than one of the bucket's parts
 
@@ -30,10 +31,12 @@ async def breaks_off(error: BaseException) -> AsyncIterator[bytes]:
     raise error
 
 
-@pytest.fixture(params=["disk", "bucket"])
+@pytest.fixture(params=["disk", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
     if request.param == "disk":
         return Storage.open((tmp_path / "a b").as_uri())
+    if request.param == "s3":
+        return Storage.open(f"s3://{request.getfixturevalue('s3').new_bucket()}/a b")
     (tmp_path / "spool").mkdir()
     return Storage(MemoryStore(), tmp_path / "spool")
 
@@ -165,6 +168,7 @@ async def test_the_bytes_reach_the_disk_before_their_name_and_the_name_before_th
 PUT_AND_HANG = """
 import asyncio, sys
 from service.artifacts.storage import Storage
+from tests.artifacts.s3 import CREDENTIALS
 
 async def slow():
     yield b"x" * 600_000
@@ -193,7 +197,7 @@ def test_a_process_killed_half_way_leaves_no_blob_and_its_part_is_cleared_away(t
 
 
 @pytest.mark.parametrize(
-    "url", ["", "/data", "file://", "file:///", "file://host/x", "s3://", "ftp://x/", "memory:///"]
+    "url", ["", "/data", "file://", "file:///", "file://host/x", "s3://", "gs:///x", "ftp://x/", "memory:///"]
 )
 def test_only_a_folder_or_a_bucket_is_a_store(url: str) -> None:
     with pytest.raises(ValueError, match="must be"):
@@ -204,3 +208,19 @@ def test_a_bucket_is_opened_without_asking_it(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "id")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     Storage.open("s3://bucket/folder")
+
+
+def test_what_killed_processes_left_beside_a_bucket_is_cleared_away_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    left, new, others = (tmp_path / name for name in ("roundtrip-1.part", "roundtrip-2.part", "theirs.part"))
+    for part in (left, new, others):
+        part.touch()
+    hours_ago = time.time() - 2 * 3600
+    for part in (left, others):
+        os.utime(part, (hours_ago, hours_ago))
+    Storage.open("s3://bucket/folder")
+    assert files(tmp_path) == sorted([new.name, others.name])

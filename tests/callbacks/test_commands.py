@@ -78,12 +78,18 @@ async def test_all_since_a_time_are_told_once_more(
     assert "3 callbacks" in (await command("callbacks", "redeliver", "--since", "2026-01-01")).output
     await told.drain(deliverer)
     assert len(receiver.calls) == 6
+    assert "3 callbacks" in (await command("callbacks", "redeliver", "--since", "2026-01-01T10:00:00.123456Z")).output
     for words in (("--since", "2126-01-01"), ("--since", "2026-01-01", "--state", "gone")):
         assert "0 callbacks" in (await command("callbacks", "redeliver", *words)).output
     assert (
         "0 callbacks"
         in (await command("callbacks", "redeliver", "--since", "2026-01-01", "--until", "2026-01-02")).output
     )
+
+
+async def test_a_time_that_is_none_is_refused(command: Command) -> None:
+    done = await command("callbacks", "redeliver", "--since", "0001-01-01T00:00:00+2359")
+    assert (done.exit_code, done.stderr) == (2, "roundtrip: that time is before or after all others\n")
 
 
 @pytest.mark.parametrize("words", [(), (NOBODY, "--since", "2026-01-01")])
@@ -114,15 +120,22 @@ async def test_the_secret_that_is_shown_verifies_and_can_be_rotated(
     command: Command, db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver
 ) -> None:
     await command("tenants", "set", "ours", "--callback-format", "standard")
-    [shown, public] = (await command("tenants", "secret", "ours")).output.splitlines()
-    [rotated, before, _] = (await command("tenants", "secret", "ours", "--rotate")).output.splitlines()
-    assert public.startswith("v1a  whpk_")
+    [shown, public, user] = (await command("tenants", "secret", "ours")).output.splitlines()
+    [rotated, before, _, public_before, _] = (
+        await command("tenants", "secret", "ours", "--rotate")
+    ).output.splitlines()
+    assert public.split()[0] == "v1a"
+    assert public_before.split()[0] == public.split()[1]
+    assert str(tenant) in user
+    assert str(tenant) in (await command("tenants", "list")).output
+    assert (await command("tenants", "secret", "ours", "--rotate")).exit_code == 1
     assert before.split()[0] == shown.split()[1] != rotated.split()[1]
     await told.ended(db, tenant, receiver.address)
     await told.drain(deliverer)
     for line in (shown, rotated):
         Webhook(line.split()[1]).verify(receiver.calls[0].body, dict(receiver.calls[0].headers))
     assert (await command("tenants", "secret", "nobody", "--rotate")).exit_code == 1
+    assert (await command("tenants", "secret", "ours", "--rotate", "--again")).exit_code == 0
 
 
 @pytest.mark.usefixtures("as_before")

@@ -7,10 +7,14 @@ from uuid import UUID
 import pytest
 
 from service import __version__
-from service.callbacks import records
+from service.callbacks import delivering, records
 from service.callbacks.delivering import Deliverer
-from service.callbacks.posting import BROKEN_OFF, SILENT, UNREACHED
-from service.callbacks.schedule import PAUSES
+from service.callbacks.envelopes import EndedJob
+from service.callbacks.leases import Leases
+from service.callbacks.lifecycle import CallbackFormat, CallbackState
+from service.callbacks.posting import BROKEN_OFF, SILENT, UNREACHED, meaning
+from service.callbacks.records import SMALL_BODY, Hand, Tried
+from service.callbacks.schedule import MOST_TRIES, PAUSES
 from service.context import Context
 from service.db import Database
 from service.jobs import operations
@@ -132,6 +136,7 @@ async def test_retry_after_is_heeded_within_a_day(db: Database, tenant: UUID, de
         job_id = await told.ended(db, tenant, receiver.address)
         await told.drain(deliverer)
         assert 890 < await told.due_in(db, job_id) <= 900
+        await told.end_the_breaks(db)
         await told.try_now(deliverer, db, job_id)
         assert 86_300 < await told.due_in(db, job_id) <= 86_400
 
@@ -218,13 +223,12 @@ async def test_a_try_whose_worker_died_is_made_again_and_noted(
     db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver
 ) -> None:
     job_id = await told.ended(db, tenant, receiver.address)
-    dead = Deliverer(deliverer._context)
-    [taken] = await dead._take(10, slow=False)
+    await told.take(db)
     await told.drain(deliverer)
     assert receiver.calls == []
     await told.try_now(deliverer, db, job_id)
     assert await told.tries(db, job_id) == [(None, records.LOST), (200, None)]
-    assert receiver.calls[0].body == taken.body
+    assert (await told.callback(db, job_id))["tries"] == 2
 
 
 async def test_a_try_that_takes_longer_than_its_lease_stays_its_workers_own(
@@ -260,3 +264,172 @@ async def test_callbacks_that_never_had_their_turn_end_too(db: Database, tenant:
     await db.execute("UPDATE callbacks SET begun_at = now() - interval '6 days' WHERE job_id = $1", old)
     await records.tidy(db, 5 * 86_400.0)
     assert [await told.state(db, job_id) for job_id in (old, new)] == ["given_up", "pending"]
+
+
+async def test_callbacks_whose_worker_died_in_the_end_end_too(db: Database, tenant: UUID, receiver: Receiver) -> None:
+    lost, held = [await told.ended(db, tenant, receiver.address) for _ in range(2)]
+    await told.take(db)
+    await told.make_due(db, lost)
+    await db.execute("UPDATE callbacks SET begun_at = now() - interval '6 days'")
+    await records.tidy(db, 5 * 86_400.0)
+    assert [await told.state(db, job_id) for job_id in (lost, held)] == ["given_up", "pending"]
+
+
+async def test_a_retry_after_that_no_clock_will_see_is_none(db: Database, tenant: UUID, deliverer: Deliverer) -> None:
+    never = "Mon, 01 Jan 2024 00:00:00 +99999999999999999999"
+    async with receiving(Reply(503, b"", {"retry-after": never})) as receiver:
+        job_id = await told.ended(db, tenant, receiver.address)
+        await told.drain(deliverer)
+    assert await told.tries(db, job_id) == [(503, "HTTP 503")]
+    assert 3 < await told.due_in(db, job_id) <= PAUSES[0] * 1.2
+
+
+def unmakable(_: EndedJob) -> bytes:
+    raise RuntimeError("it cannot be made")
+
+
+async def test_a_callback_that_cannot_be_made_is_given_up_and_says_why(
+    db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(delivering.ENVELOPES, CallbackFormat.STANDARD, unmakable)
+    broken = await told.ended(db, tenant, receiver.address, callback_format="standard")
+    other = await told.ended(db, tenant, receiver.address)
+    await told.drain(deliverer)
+    assert await told.state(db, broken) == "given_up"
+    assert await told.tries(db, broken) == [(None, "The callback could not be made (RuntimeError).")]
+    assert await told.state(db, other) == "delivered"
+
+
+async def test_a_try_that_fails_in_our_own_hands_is_a_try(
+    db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def break_down(*_: object) -> Tried:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(delivering, "post", break_down)
+    job_id = await told.ended(db, tenant, receiver.address)
+    for _ in range(MOST_TRIES):
+        await told.try_now(deliverer, db, job_id)
+    assert await told.state(db, job_id) == "given_up"
+    assert await told.tries(db, job_id) == [(None, "It could not be sent (RuntimeError).")] * MOST_TRIES
+    assert await making.count(db, "receivers") == 0
+
+
+async def test_a_callback_whose_worker_dies_in_each_try_comes_to_its_end(
+    db: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    job_id = await told.ended(db, tenant, receiver.address)
+    for number in range(MOST_TRIES):
+        [due] = await told.take(db)
+        assert due.tries == number
+        await told.make_due(db, job_id)
+    assert await told.take(db) == []
+    assert await told.state(db, job_id) == "given_up"
+    assert await told.tries(db, job_id) == [(None, records.LOST)] * MOST_TRIES
+
+
+async def test_only_who_holds_a_callback_says_what_follows(db: Database, tenant: UUID, receiver: Receiver) -> None:
+    job_id = await told.ended(db, tenant, receiver.address)
+    [lost] = await told.take(db)
+    await told.make_due(db, job_id)
+    [held] = await told.take(db)
+    await records.renew(db, [(job_id, lost.taken)], 1_000.0)
+    assert await told.due_in(db, job_id) < 100
+    await records.record(db, lost, meaning(404, 0.1, 1))
+    assert (await told.callback(db, job_id))["leased"]
+    await records.record(db, held, meaning(200, 0.1, 2))
+    assert await told.state(db, job_id) == "delivered"
+    assert await told.tries(db, job_id) == [(None, records.LOST), (404, "HTTP 404"), (200, None)]
+
+
+async def test_a_redelivery_that_is_asked_for_during_the_last_try_follows_it(
+    db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver
+) -> None:
+    job_id = await told.ended(db, tenant, receiver.address)
+    await db.execute("UPDATE callbacks SET tries = $1", MOST_TRIES - 1)
+    [due] = await told.take(db)
+    await records.redeliver(db, job_id)
+    await records.record(db, due, meaning(404, 0.1, MOST_TRIES))
+    assert await told.state(db, job_id) == "pending"
+    await told.drain(deliverer)
+    assert (await told.state(db, job_id), (await told.callback(db, job_id))["tries"]) == ("delivered", 1)
+
+
+async def test_a_redelivery_that_is_asked_for_during_a_try_that_arrives_is_that_one(
+    db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver
+) -> None:
+    job_id = await told.ended(db, tenant, receiver.address)
+    [due] = await told.take(db)
+    await records.redeliver(db, job_id)
+    await records.record(db, due, meaning(200, 0.1, 1))
+    await told.drain(deliverer)
+    assert (await told.state(db, job_id), receiver.calls) == ("delivered", [])
+
+
+async def test_what_never_reached_the_network_is_no_try(db: Database, tenant: UUID, receiver: Receiver) -> None:
+    job_id = await told.ended(db, tenant, receiver.address)
+    await db.execute("INSERT INTO receivers SELECT tenant_id, receiver, 4, NULL, false FROM callbacks")
+    [due] = await told.take(db)
+    await records.record(db, due, Tried(CallbackState.PENDING, 0.1, again_in=5.0, counts=False))
+    row = await told.callback(db, job_id)
+    assert (row["state"], row["tries"], row["leased"], await told.tries(db, job_id)) == ("pending", 0, False, [])
+    assert [row["failures"] for row in await db.fetch("SELECT failures FROM receivers")] == [4]
+
+
+async def test_a_renewal_that_fails_is_followed_by_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.callbacks.leases.RENEWED_EVERY_SECONDS", 0.01)
+    asked: list[object] = []
+
+    async def renew(held: object) -> None:
+        asked.append(held)
+        raise RuntimeError("a bug")
+
+    with Leases(renew).held(UUID(int=1), 1):
+        await making.until(lambda: asyncio.sleep(0, len(asked) > 2))
+
+
+async def large(db: Database, tenant: UUID, url: str, size: int) -> UUID:
+    return await told.ended(db, tenant, url, making.completed(b'{"output": "%s"}' % (b"x" * size)))
+
+
+async def test_of_large_bodies_few_are_in_hand_at_a_time(
+    db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivering, "LARGEST_BYTES", 5 * SMALL_BODY)
+    in_hand, most = 0, 0
+
+    async def hold(_: Call) -> Reply:
+        nonlocal in_hand, most
+        in_hand, most = in_hand + 1, max(most, in_hand + 1)
+        await asyncio.sleep(0.02)
+        in_hand -= 1
+        return Reply()
+
+    receiver.handler = hold
+    jobs = [await large(db, tenant, receiver.address, 2 * SMALL_BODY) for _ in range(7)]
+    await told.drain(deliverer)
+    assert {await told.state(db, job_id) for job_id in jobs} == {"delivered"}
+    assert most == 2
+    assert {len(call.body) > 2 * SMALL_BODY for call in receiver.calls} == {True}
+
+
+async def test_a_body_that_is_larger_than_all_the_room_is_taken_alone(
+    db: Database, tenant: UUID, receiver: Receiver
+) -> None:
+    larger, small = (
+        await large(db, tenant, receiver.address, SMALL_BODY),
+        await told.ended(db, tenant, receiver.address),
+    )
+    room = {"largest_bytes": SMALL_BODY, "hand": Hand([tenant], SMALL_BODY + 1), "share": 10}
+    assert [due.job_id for due in await told.take(db, **room)] == [small]
+    [taken] = await told.take(db, largest_bytes=SMALL_BODY)
+    assert (taken.job_id, taken.body, taken.size > SMALL_BODY) == (larger, None, True)
+
+
+async def test_a_large_body_is_the_same_in_every_try(db: Database, tenant: UUID, deliverer: Deliverer) -> None:
+    async with receiving(Reply(500), Reply()) as receiver:
+        job_id = await large(db, tenant, receiver.address, SMALL_BODY)
+        await told.drain(deliverer)
+        await told.try_now(deliverer, db, job_id)
+    assert await told.state(db, job_id) == "delivered"
+    assert len({call.body for call in receiver.calls}) == 1

@@ -76,7 +76,7 @@ async def test_a_late_copy_disturbs_no_callback_that_is_under_way(
 ) -> None:
     job_id = await told.ended_with_files(db, tenant, receiver.address, "https://x.example/a.png")
     await told.make_due(db, job_id)
-    await deliverer._take(10, slow=False)
+    await told.take(db)
     [owed] = await take_owed(db, 1, 60.0)
     await record_failure(db, owed, "gone", None)
     assert await told.due_in(db, job_id) > 2

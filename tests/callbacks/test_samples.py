@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -77,18 +77,25 @@ async def secret(db: Database, tenant: UUID) -> str:
     return secrets.secret
 
 
-async def test_fals_form_in_python(fal_call: Call, keys: list[dict[str, str]]) -> None:
+async def test_fals_form_in_python(fal_call: Call, tenant: UUID, keys: list[dict[str, str]]) -> None:
     is_ours = in_python("fal", "is_ours")
-    assert is_ours(keys, dict(fal_call.headers), fal_call.body)
-    assert not is_ours(keys, dict(fal_call.headers), fal_call.body + b" ")
+    assert is_ours(keys, str(tenant), dict(fal_call.headers), fal_call.body)
+    assert not is_ours(keys, str(tenant), dict(fal_call.headers), fal_call.body + b" ")
+    assert not is_ours(keys, str(uuid4()), dict(fal_call.headers), fal_call.body)
 
 
 @needs_node
-async def test_fals_form_in_javascript(fal_call: Call, keys: list[dict[str, str]], tmp_path: Path) -> None:
-    assert in_node(tmp_path, "fal", keys, fal_call, fal_call.body)
-    assert in_node(tmp_path, "fal", keys[:1], fal_call, fal_call.body)
-    assert in_node(tmp_path, "fal", keys[1:], fal_call, fal_call.body)
-    assert not in_node(tmp_path, "fal", keys, fal_call, fal_call.body + b" ")
+async def test_fals_form_in_javascript(
+    fal_call: Call, tenant: UUID, keys: list[dict[str, str]], tmp_path: Path
+) -> None:
+    def known(of: list[dict[str, str]], user: UUID = tenant) -> dict[str, object]:
+        return {"keys": of, "userId": str(user)}
+
+    assert in_node(tmp_path, "fal", known(keys), fal_call, fal_call.body)
+    assert in_node(tmp_path, "fal", known(keys[:1]), fal_call, fal_call.body)
+    assert in_node(tmp_path, "fal", known(keys[1:]), fal_call, fal_call.body)
+    assert not in_node(tmp_path, "fal", known(keys), fal_call, fal_call.body + b" ")
+    assert not in_node(tmp_path, "fal", known(keys, uuid4()), fal_call, fal_call.body)
 
 
 async def test_the_standards_form_in_python(standard_call: Call, secret: str) -> None:

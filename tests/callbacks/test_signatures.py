@@ -1,5 +1,6 @@
 """Whoever verifies as fal's or as the standard's documentation says finds our callbacks to be ours."""
 
+import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
@@ -16,10 +17,11 @@ from service.callbacks.keys import SigningKeys
 from service.callbacks.lifecycle import CallbackFormat
 from service.context import Context
 from service.db import Database
-from service.tenants import callback_secrets, set_wishes
+from service.tenants import RotatedBefore, callback_secrets, set_wishes
 from tests.callbacks import told
 from tests.callbacks.receiver import Receiver, receiving
 from tests.callbacks.verifying import is_fals, is_v1a
+from tests.making import make_tenant
 from tests.provider import Call, Reply
 
 
@@ -111,6 +113,44 @@ async def test_the_published_library_of_standard_webhooks_verifies(
     assert not is_v1a(secrets.public_key, call.headers, call.body + b" ")
 
 
+async def test_anothers_callbacks_are_not_taken_for_mine(
+    db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver, nobody: httpx.AsyncClient
+) -> None:
+    """Another tenant can name my address; what it sends there is signed, but not as mine."""
+    theirs = await make_tenant(db, "theirs")
+    mine = await callback_secrets(db, "ours")
+    assert mine is not None
+    call = await delivered(db, theirs, deliverer, receiver)
+    assert is_fals(await fetched(nobody), call.headers, call.body)
+    assert call.headers["x-fal-webhook-user-id"] != mine.user_id == str(tenant)
+    await set_wishes(db, "theirs", callback_format=CallbackFormat.STANDARD)
+    call = await delivered(db, theirs, deliverer, receiver)
+    assert not is_v1a(mine.public_key, call.headers, call.body)
+    with pytest.raises(WebhookVerificationError):
+        Webhook(mine.secret).verify(call.body, dict(call.headers))
+
+
+async def test_a_second_rotation_within_a_day_is_refused_unless_it_is_meant(db: Database, tenant: UUID) -> None:
+    await callback_secrets(db, "ours", rotate=True)
+    with pytest.raises(RotatedBefore):
+        await callback_secrets(db, "ours", rotate=True)
+    kept = await callback_secrets(db, "ours")
+    again = await callback_secrets(db, "ours", rotate=True, again=True)
+    assert kept is not None
+    assert again is not None
+    assert again.before == kept.secret
+    await db.execute("UPDATE tenants SET callback_secret_rotated_at = now() - interval '25 hours'")
+    assert await callback_secrets(db, "ours", rotate=True)
+
+
+async def test_keys_that_are_made_at_once_are_all_made(db: Database) -> None:
+    before = len(await keys.read_keys(db))
+    await asyncio.gather(*(keys.rotate(db, at_once=False) for _ in range(5)))
+    assert len(await keys.read_keys(db)) == before + 5
+    await asyncio.gather(*(keys.rotate(db, at_once=True) for _ in range(3)))
+    assert 1 <= len(await keys.read_keys(db)) <= 3
+
+
 async def test_no_two_tenants_share_a_secret_and_none_lies_in_a_table(db: Database, tenant: UUID) -> None:
     ours = await callback_secrets(db, "ours")
     await db.execute("INSERT INTO tenants (id, name) VALUES (gen_random_uuid(), 'theirs')")
@@ -118,6 +158,7 @@ async def test_no_two_tenants_share_a_secret_and_none_lies_in_a_table(db: Databa
     assert ours is not None
     assert theirs is not None
     assert ours.secret != theirs.secret
+    assert ours.public_key != theirs.public_key
     raw = base64.b64decode(ours.secret.removeprefix("whsec_"))
     assert len(raw) == 32
     for table in ("tenants", "server_secrets"):
@@ -133,11 +174,12 @@ async def test_after_a_rotation_both_secrets_hold_for_a_day(
     new = await callback_secrets(db, "ours", rotate=True)
     assert old is not None
     assert new is not None
-    assert (new.before, old.before) == (old.secret, None)
+    assert (new.before, old.before, new.public_key_before) == (old.secret, None, old.public_key)
     assert new.secret != old.secret
     call = await delivered(db, tenant, deliverer, receiver)
     for secrets in (old, new):
         Webhook(secrets.secret).verify(call.body, dict(call.headers))
+        assert is_v1a(secrets.public_key, call.headers, call.body)
     await db.execute("UPDATE tenants SET callback_secret_rotated_at = now() - interval '25 hours'")
     call = await delivered(db, tenant, deliverer, receiver)
     Webhook(new.secret).verify(call.body, dict(call.headers))

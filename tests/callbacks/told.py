@@ -5,7 +5,9 @@ from typing import Any
 from uuid import UUID
 
 from service.callbacks import records
-from service.callbacks.delivering import Deliverer
+from service.callbacks.delivering import LARGEST_BYTES, Deliverer
+from service.callbacks.leases import LEASE_SECONDS
+from service.callbacks.schedule import MOST_TRIES
 from service.catalog.base import Lifted, LiftedFile
 from service.db import Database, Row
 from service.jobs import endings
@@ -42,15 +44,33 @@ SELECT gen_random_uuid(), tenant_id, model, input, provider, priority, metadata,
 FROM jobs, generate_series(1, $2) WHERE id = $1 RETURNING id
 """
 _COPY_OUTCOMES = """
-INSERT INTO outcomes (job_id, tenant_id, status, attempt, source, http_status, body, usage, model_timings, received_at,
-                      completed_at)
-SELECT each, tenant_id, status, attempt, source, http_status, body, usage, model_timings, received_at, completed_at
-FROM outcomes, unnest($2::uuid[]) AS each WHERE job_id = $1
+WITH outcome AS (
+    INSERT INTO outcomes (job_id, tenant_id, model, provider, created_at, status, attempt, source, http_status, usage,
+                          model_timings, received_at, completed_at, total_seconds)
+    SELECT each, tenant_id, model, provider, created_at, status, attempt, source, http_status, usage, model_timings,
+           received_at, completed_at, total_seconds
+    FROM outcomes, unnest($2::uuid[]) AS each WHERE job_id = $1
+)
+INSERT INTO results (job_id, body) SELECT each, body FROM results, unnest($2::uuid[]) AS each WHERE job_id = $1
 """
 _COPY_CALLBACKS = """
 INSERT INTO callbacks (job_id, tenant_id, receiver) SELECT each, tenant_id, receiver
 FROM callbacks, unnest($2::uuid[]) AS each WHERE job_id = $1
 """
+
+
+async def take(
+    db: Database, limit: int = 10, lease_seconds: float = LEASE_SECONDS, **changes: Any
+) -> list[records.DueCallback]:
+    """As a worker does that has nothing in hand."""
+    wanted = {
+        "slow": False,
+        "overlap_seconds": 0.0,
+        "most_tries": MOST_TRIES,
+        "share": limit,
+        "largest_bytes": LARGEST_BYTES,
+    }
+    return await records.take(db, limit, lease_seconds, **{**wanted, **changes})
 
 
 async def callback(db: Database, job_id: UUID) -> Row:
@@ -75,6 +95,10 @@ async def try_now(deliverer: Deliverer, db: Database, job_id: UUID) -> None:
     """The next try, whatever the schedule says."""
     await make_due(db, job_id)
     await drain(deliverer)
+
+
+async def end_the_breaks(db: Database) -> None:
+    await db.execute("UPDATE receivers SET open_until = now() - interval '1 ms' WHERE open_until IS NOT NULL")
 
 
 async def drain(deliverer: Deliverer) -> None:

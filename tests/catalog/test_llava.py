@@ -65,3 +65,22 @@ def test_the_seeds_output_is_lifted() -> None:
 
 def test_the_output_has_text_and_whether_it_is_partial() -> None:
     assert LlavaOutput(output="Leonardo").model_dump() == {"output": "Leonardo", "partial": False}
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"max_tokens": 3521}, "max_tokens"),
+        ({"temperature": -0.1}, "temperature"),
+        ({"top_p": 0}, "top_p"),
+        ({"top_p": 1.1}, "top_p"),
+        ({"prompt": "an <image> in it"}, "prompt"),
+    ],
+)
+def test_what_the_provider_may_take_and_the_model_cannot_is_a_limit(fields: dict[str, object], field: str) -> None:
+    assert refusals(**fields) == []
+    assert [problem[0] for problem in MODEL.limits(LlavaInput.model_validate({**REQUIRED, **fields}))] == [field]
+
+
+def test_the_longest_answer_that_leaves_room_for_an_image_is_within_the_limits() -> None:
+    assert MODEL.limits(LlavaInput.model_validate({**REQUIRED, "max_tokens": 3520})) == []

@@ -39,3 +39,9 @@ def test_anything_but_a_list_of_images_is_refused(image_urls: object, loc: list[
 def test_an_output_is_lifted() -> None:
     assert MODEL.lift({"output": "Mona Lisa"}) == Lifted(text="Mona Lisa")
     assert MODEL.lift({"output": ""}) == Lifted(text="")
+
+
+@pytest.mark.parametrize(("count", "problems"), [(16, []), (17, ["image_urls"])])
+def test_more_images_than_the_model_can_hold_are_a_limit(count: int, problems: list[str]) -> None:
+    asked = MiniCPMInput.model_validate({"image_urls": [IMAGE] * count, "prompt": "Hello"})
+    assert [problem[0] for problem in MODEL.limits(asked)] == problems

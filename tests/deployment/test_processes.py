@@ -21,7 +21,7 @@ from tests.deployment.processes import Deployment, deployed
 from tests.journeys.driver import Driver, Json, parsed
 from tests.stand_in.server import eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,21 @@ def test_an_end_that_one_api_hears_of_is_waited_for_at_the_other(clients: list[D
     request_id = submit(clients[0])
     waited = parsed(clients[1].get(f"/v1/jobs/{request_id}", wait=30))
     assert waited["status"] == "completed"
+
+
+def test_a_worker_that_starts_finds_what_nobody_was_told_of(deployment: Deployment, clients: list[Driver]) -> None:
+    """There is no beat yet that would ask anybody to look."""
+    for worker in deployment.workers:
+        worker.stop()
+    # One, whose one nudge is taken away.
+    request_ids = [submit(clients[0])]
+    app = build_celery(Settings(broker_url=deployment.broker.url))
+    with app.connection_for_write() as connection:
+        queue = app.amqp.queues[QUEUE](connection.default_channel)
+        assert eventually(queue.purge) > 0
+    for worker in deployment.workers:
+        worker.start()
+    completed(clients, request_ids)
 
 
 def test_fifty_jobs_complete_with_one_attempt_each(whole: Deployment, clients: list[Driver]) -> None:

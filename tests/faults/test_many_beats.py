@@ -17,7 +17,7 @@ from tests.stand_in import Script, StandIn
 BEATS = 3
 JOBS = 60
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")

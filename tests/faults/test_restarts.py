@@ -22,7 +22,7 @@ KINDS: dict[str, Callable[[Process], bool]] = {
     "beat": is_beat,
 }
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
@@ -55,7 +55,10 @@ def test_the_next_start_finds_everything_again(
     fal.script(under_way, Script(holds=True))
     with service.client() as http:
         client = Driver(http)
-        finished = client.stored(client.post(done, SA2VA)["request_id"])
+        request_id = client.stored(client.post(done, SA2VA)["request_id"])["request_id"]
+        # How long its copies took is counted a moment later.
+        eventually(lambda: client.job(request_id)["timings"]["copy_seconds"])
+        finished = client.job(request_id)
         raw = client.result(finished["request_id"]).content
         held = client.post(under_way)["request_id"]
         eventually(lambda: client.job(held)["provider_request_id"])

@@ -30,7 +30,7 @@ RESTARTS = int(os.environ.get("ROUNDTRIP_RESTARTS", "15"))
 PAUSES = (0.02, 0.1, 0.1, 0.3, 1.0, 3.0)
 """Seconds between two requests of each client; some are so long that a connection idles while its server ends."""
 
-pytestmark = pytest.mark.timeout(120 + 12 * RESTARTS)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(120 + 12 * RESTARTS)]
 
 
 @dataclass
@@ -84,8 +84,8 @@ class Load:
             self.ask(http, "GET", f"/v1/jobs/{made['request_id']}")
 
     def wait(self, http: httpx.Client, held: str) -> None:
-        """For a job that does not end: answered early by each API that does."""
-        answer = http.get(f"/v1/jobs/{held}?wait=20")
+        """For a job that does not end: answered early by each API that does. A new one may take its time to start."""
+        answer = http.get(f"/v1/jobs/{held}?wait=10")
         assert answer.status_code == 200, answer.text
         self.waits += answer.json()["completed_at"] is None
 
@@ -127,7 +127,9 @@ def restarted(service: Service, which: Callable[[Process], bool]) -> None:
 @pytest.fixture(scope="module")
 def history() -> Iterator[History]:
     slow = Script(answer_seconds=(0.02, 0.3), seconds=0.1)
-    with StandIn(webhook_tries=3, default=slow) as fal, installation(fal) as service:
+    # On a machine that is slow for two seconds nothing may look like a lost answer.
+    patient = {"ROUNDTRIP_SUBMIT_TIMEOUT_SECONDS": "20", "ROUNDTRIP_AMBIGUOUS_SECONDS": "60"}
+    with StandIn(webhook_tries=3, default=slow) as fal, installation(fal, **patient) as service:
         service.start()
         with service.client() as http:
             yield run(fal, service, http)

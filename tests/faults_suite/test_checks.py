@@ -230,6 +230,12 @@ def test_a_doubt_in_a_fault_is_put_down_to_it(evidence: Evidence) -> None:
     assert "1 with the answer lost in a fault" in requests.requests_unexplained(evidence).note
 
 
+@pytest.mark.parametrize("counted", [1, 3])
+def test_a_job_that_is_not_counted_or_twice_is_seen(evidence: Evidence, counted: int) -> None:
+    rows(evidence, "figures")[0]["counted"] = counted
+    assert_red(jobs.counted_otherwise, evidence)
+
+
 @pytest.mark.parametrize("stored", [None, Stored(5, "cd" * 32), Stored(4, SHA)], ids=["gone", "other", "shorter"])
 def test_a_file_that_is_not_whole_is_seen(evidence: Evidence, stored: Stored | None) -> None:
     evidence.files = {} if stored is None else {SHA: stored}

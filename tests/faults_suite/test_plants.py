@@ -22,12 +22,12 @@ TOGETHER = (
     "half-copies",
 )
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
 
 
 @pytest.fixture(scope="module")
 def planted() -> Iterator[Run]:
-    done = run(4711, SIZE, TOGETHER)
+    done = run(4711, SIZE, TOGETHER, [each for name in TOGETHER for each in PLANTS[name].needed])
     yield done
     shutil.rmtree(done.history.folder)
 

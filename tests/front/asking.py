@@ -1,11 +1,18 @@
 """What the tests of the door ask for, and what every error of it must look like."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from service.app import create_app
+from service.settings import Settings
 from tests.making import PROMPT
+from tests.servers import Wire
+from tests.serving import serving
 
 LLAVA = "fal-ai/llava-next"
 SA2VA = "fal-ai/sa2va/8b/image"
@@ -38,3 +45,16 @@ def events(text: str) -> list[Any]:
     lines = [line for line in text.splitlines() if line and not line.startswith(":")]
     assert all(line.startswith("data: ") for line in lines), lines
     return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+@asynccontextmanager
+async def on_a_wire(settings: Settings, folder: Path, client: httpx.AsyncClient) -> AsyncIterator[tuple[Wire, Any]]:
+    """A process whose way to the database can be cut, and a client of it."""
+    wire = Wire(settings.require_database_url(), folder)
+    await wire.mend()
+    async with (
+        serving(create_app(settings.model_copy(update={"database_url": wire.database_url}))) as url,
+        httpx.AsyncClient(base_url=url, headers=client.headers, trust_env=False, timeout=30) as http,
+    ):
+        yield wire, http
+    await wire.cut()

@@ -7,6 +7,8 @@ import pytest
 
 from service.app import create_app
 from service.front.browsers import HEADERS
+from service.front.hints import TIMEOUT_HEADERS
+from service.jobs.hints import SENT_ON
 from service.settings import Settings, SettingsError, load_settings
 from tests.serving import serving
 
@@ -23,6 +25,10 @@ async def open_to_page(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
 
 def preflight(origin: str, method: str = "POST", headers: str = ASKED) -> dict[str, str]:
     return {"origin": origin, "access-control-request-method": method, "access-control-request-headers": headers}
+
+
+def test_a_page_may_send_whatever_goes_on_to_the_provider() -> None:
+    assert {*SENT_ON, *TIMEOUT_HEADERS} <= set(HEADERS)
 
 
 @pytest.mark.parametrize("path", ["/fal/proxy", "/fal/queue/a/b", "/fal/cdn/uploads/x", "/v1/jobs"])

@@ -10,7 +10,7 @@ from service.context import Context
 from service.db import Database
 from service.jobs import operations
 from tests import making
-from tests.front.asking import submit
+from tests.front.asking import LLAVA, submit
 
 
 @pytest.fixture
@@ -69,3 +69,13 @@ async def test_a_request_that_failed_may_be_repeated_at_once(client: httpx.Async
     second = (await submit(client))["request_id"]
     assert second != first
     assert (await submit(client))["request_id"] == second
+
+
+@pytest.mark.usefixtures("joining")
+async def test_other_hints_or_another_address_make_another(client: httpx.AsyncClient, db: Database) -> None:
+    headers = [{}, {"x-fal-store-io": "0"}, {"x-fal-request-timeout": "5"}, {"x-fal-runner-hint": "session-7"}]
+    assert len({(await submit(client, headers=each))["request_id"] for each in headers}) == len(headers)
+    calling = asyncio.create_task(client.post(f"/fal/run/{LLAVA}", json=making.PROMPT))
+    await making.until(lambda: db.fetchrow("SELECT 1 FROM waiters JOIN live_jobs USING (job_id)"))
+    assert await making.count(db, "jobs") == len(headers) + 1
+    calling.cancel()

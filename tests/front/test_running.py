@@ -2,16 +2,20 @@
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
+from service import requests
 from service.context import Context
 from service.db import Database
+from service.jobs.submitting import Submitter
+from service.settings import Settings
 from tests import making
-from tests.front.asking import LLAVA, events, is_problem, of
+from tests.front.asking import LLAVA, events, is_problem, of, on_a_wire
 
 RUN = f"/fal/run/{LLAVA}"
 
@@ -19,7 +23,7 @@ RUN = f"/fal/run/{LLAVA}"
 async def answered(client: httpx.AsyncClient, db: Database, ending: Any, **call: Any) -> httpx.Response:
     """A call whose job is ended while it waits."""
     calling = asyncio.create_task(client.request(**{"method": "POST", "url": RUN, "json": making.PROMPT, **call}))
-    await making.until(lambda: db.fetchrow("SELECT 1 FROM waiters"))
+    await making.until(lambda: db.fetchrow("SELECT 1 FROM waiters JOIN live_jobs USING (job_id)"))
     [claim] = await making.claim_all(db)
     await making.settle(db, claim, ending)
     return await calling
@@ -42,6 +46,43 @@ async def test_a_call_by_get_has_its_input_in_the_query(client: httpx.AsyncClien
     response = await answered(client, db, making.completed(), method="GET", json=None, params=query)
     job = (await client.get(f"/v1/jobs/{response.headers['x-fal-request-id']}")).json()
     assert job["input"] == making.PROMPT | {"prompt": "42", "max_tokens": 7, "temperature": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("model", "query", "read"),
+    [
+        (
+            "fal-ai/flux-vision-upscaler",
+            [("image_url", "https://a.example/a,b.png"), ("seed", "42")],
+            {"image_url": "https://a.example/a,b.png", "seed": 42},
+        ),
+        (
+            "fal-ai/mini-cpm",
+            [("prompt", "?"), ("image_urls", "https://a.example/1"), ("image_urls", "https://a.example/2,3")],
+            {"prompt": "?", "image_urls": ["https://a.example/1", "https://a.example/2,3"]},
+        ),
+        (
+            "fal-ai/mini-cpm",
+            [("prompt", "?"), ("image_urls", "https://a.example/1,https://a.example/2,3")],
+            {"prompt": "?", "image_urls": ["https://a.example/1", "https://a.example/2,3"]},
+        ),
+        (
+            "fal-ai/mini-cpm",
+            [("prompt", "?"), ("image_urls", "data:image/png;base64,AAAA,https://a.example/2,3")],
+            {"prompt": "?", "image_urls": ["data:image/png;base64,AAAA", "https://a.example/2,3"]},
+        ),
+    ],
+)
+async def test_a_query_is_read_as_the_models_schema_has_it(
+    client: httpx.AsyncClient, context: Context, provider: Any, model: str, query: list[Any], read: dict[str, Any]
+) -> None:
+    url = f"/fal/run/{model}"
+    calling = asyncio.create_task(client.get(url, params=query))
+    await making.until(lambda: context.db.fetchrow("SELECT 1 FROM live_jobs"))
+    await Submitter(context).drain()
+    [call] = provider.submissions
+    assert json.loads(call.body) == read
+    calling.cancel()
 
 
 async def test_a_query_that_does_not_fit_is_refused(client: httpx.AsyncClient) -> None:
@@ -100,3 +141,42 @@ async def test_the_files_of_an_input_are_whole_for_the_provider(
     response = await answered(client, context.db, making.completed(), json=None, content=text)
     job = (await client.get(f"/v1/jobs/{response.headers['x-fal-request-id']}")).json()
     assert (await client.get(job["input"]["image_url"])).content == bytes(3)
+
+
+@pytest.mark.parametrize("path", ["", "/stream"])
+async def test_a_database_that_goes_away_meanwhile_is_waited_for(
+    settings: Settings, client: httpx.AsyncClient, db: Database, folder: Path, path: str
+) -> None:
+    async with on_a_wire(settings, folder, client) as (wire, http):
+        calling = asyncio.create_task(http.post(f"{RUN}{path}", json=making.PROMPT))
+        await making.until(lambda: db.fetchrow("SELECT 1 FROM waiters JOIN live_jobs USING (job_id)"))
+        await wire.cut()
+        [claim] = await making.claim_all(db)
+        await making.settle(db, claim)
+        await asyncio.sleep(0.5)
+        assert not calling.done()
+        await wire.mend()
+        response = await calling
+        assert (response.status_code, response.headers["x-fal-request-id"]) == (200, str(claim.job_id))
+        assert json.loads(making.CAT) in (events(response.text) if path else [response.json()])
+
+
+@pytest.mark.parametrize("path", ["", "/stream"])
+async def test_a_database_that_stays_away_is_no_reason_to_call_again(
+    settings: Settings,
+    client: httpx.AsyncClient,
+    db: Database,
+    folder: Path,
+    path: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """fal's client repeats a call that is answered 503 without a word of its own time limit."""
+    monkeypatch.setattr(requests, "PATIENCE_SECONDS", 0.3)
+    async with on_a_wire(settings, folder, client) as (wire, http):
+        calling = asyncio.create_task(http.post(f"{RUN}{path}", json=making.PROMPT))
+        await making.until(lambda: db.fetchrow("SELECT 1 FROM waiters JOIN live_jobs USING (job_id)"))
+        await wire.cut()
+        assert is_problem(response := await calling, 504)
+        assert response.headers["x-fal-request-timeout-type"] == "user"
+        [claim] = await making.claim_all(db)
+        assert response.headers["x-fal-request-id"] == str(claim.job_id)

@@ -1,6 +1,8 @@
 """Where a request stands: asked again and again, or streamed."""
 
 import asyncio
+import json
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -9,10 +11,15 @@ import pytest
 
 from service.context import Context
 from service.db import Database
+from service.front import statuses
 from service.jobs import due, endings, store
+from service.jobs.facts import Answer
+from service.jobs.lifecycle import AttemptState, Duty
+from service.settings import Settings
 from tests import making
 from tests.api.asking import in_every_status
-from tests.front.asking import LLAVA, events, is_problem, of
+from tests.conftest import MakeClient
+from tests.front.asking import LLAVA, events, is_problem, of, on_a_wire
 
 FAL = {
     "queued": ("IN_QUEUE", 202),
@@ -194,3 +201,45 @@ async def test_many_streams_end_with_their_job(client: httpx.AsyncClient, db: Da
     await making.until(lambda: db.fetchrow("SELECT 1 FROM waiters WHERE job_id = $1", job_id))
     await endings.close(db, job_id, making.failed())
     assert set(await asyncio.gather(*streams)) == {"COMPLETED"}
+
+
+LOCKED = "HTTP 403: User is locked. Reason: Exhausted balance. Top up your balance at fal.ai/dashboard/billing."
+
+
+async def test_what_a_provider_says_of_the_account_is_for_administrators(
+    make_client: MakeClient, db: Database, tenant: UUID
+) -> None:
+    claim = await making.claimed(db, tenant)
+    blocked = Answer(claim.job_id, 1, AttemptState.BLOCKED, Duty.SUBMIT, 0.0, http_status=403, error=LOCKED)
+    await store.record_answers(db, [blocked])
+    admin, reader = await make_client(), await make_client(scopes=("submit", "read"))
+    own = f"/v1/jobs/{claim.job_id}"
+    paths = [f"{of(claim.job_id)}/status?logs=1", f"{own}/events", f"{own}/attempts"]
+    for path in paths:
+        assert "balance" in (await admin.get(path)).text, path
+        assert "balance" not in (await reader.get(path)).text, path
+    assert "takes nothing for now" in (await reader.get(paths[0])).text
+    await making.settle(db, (await making.claim_all(db))[0])
+    for path in (f"{of(claim.job_id)}/status/stream?logs=1", f"{own}/stream"):
+        assert "balance" in (await admin.get(path)).text, path
+        assert "balance" not in (await reader.get(path)).text, path
+
+
+async def test_a_stream_pings_while_its_database_is_away(
+    settings: Settings, client: httpx.AsyncClient, db: Database, tenant: UUID, folder: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(statuses, "PING_SECONDS", 0.05)
+    claim = await making.submitted(db, tenant)
+    async with (
+        on_a_wire(settings, folder, client) as (wire, http),
+        http.stream("GET", f"{of(claim.job_id)}/status/stream") as stream,
+    ):
+        lines = stream.aiter_lines()
+        while not (await anext(lines)).startswith("data"):
+            continue
+        await wire.cut()
+        await making.settle(db, claim)
+        for _ in range(20):
+            assert (await anext(lines)) in {": ping", ""}
+        await wire.mend()
+        assert [json.loads(line[6:])["status"] async for line in lines if line.startswith("data")] == ["COMPLETED"]

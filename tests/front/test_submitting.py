@@ -1,16 +1,21 @@
 """A submission through the door: what is answered, what is kept, what goes on to the provider."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 
 from service.context import Context
 from service.db import Database
+from service.jobs import due, pauses
 from service.jobs.submitting import Submitter
+from service.jobs.watching import watch
 from tests import making
 from tests.front.asking import LLAVA, QUEUE, SA2VA, is_problem, of, submit
+from tests.provider import reply, says
 
 
 async def test_the_receipt_is_fals(client: httpx.AsyncClient, api: str) -> None:
@@ -132,6 +137,59 @@ async def test_a_job_that_may_no_longer_start_is_not_submitted(
     assert result.headers["x-fal-error-type"] == "request_timeout"
 
 
+async def pause(context: Context, provider: Any) -> None:
+    await pauses.pause(context.db, "fal", "Exhausted balance.", 403)
+    await context.db.execute("UPDATE provider_pauses SET probe_at = NULL")
+
+
+async def refuse(context: Context, provider: Any) -> None:
+    provider.submit = says(reply({}, 429, retry_after="3000"))
+    await Submitter(context).drain()
+
+
+async def leave_it(context: Context, provider: Any) -> None:
+    """No worker is there."""
+
+
+@pytest.mark.parametrize("hold_up", [pause, refuse, leave_it])
+async def test_the_time_to_start_passes_while_a_job_waits_here_too(
+    client: httpx.AsyncClient, context: Context, provider: Any, hold_up: Any
+) -> None:
+    request_id = (await submit(client, headers={"X-Fal-Request-Timeout": "30"}))["request_id"]
+    without = (await submit(client))["request_id"]
+    await hold_up(context, provider)
+    asked = len(provider.submissions)
+    assert not (await due.anything_due(context.db))["watch"]
+    await context.db.execute("UPDATE live_jobs SET start_by = start_by - interval '31 s'")
+    assert (await due.anything_due(context.db))["watch"]
+    await watch(context)
+    assert is_problem(result := await client.get(of(request_id)), 504)
+    assert result.headers["x-fal-request-timeout-type"] == "user"
+    assert result.headers["x-fal-error-type"] == "request_timeout"
+    assert (await client.get(f"{of(without)}/status")).status_code == 202
+    assert len(provider.submissions) == asked
+
+
+async def test_a_repetition_has_its_own_time_to_start(client: httpx.AsyncClient, context: Context) -> None:
+    request_id = (await submit(client, headers={"X-Fal-Request-Timeout": "30"}))["request_id"]
+    await context.db.execute("UPDATE live_jobs SET start_by = start_by - interval '31 s'")
+    await watch(context)
+    again = (await client.post(f"/v1/jobs/{request_id}/retry")).json()["request_id"]
+    row = await making.live(context.db, again)
+    assert row is not None
+    assert (row["start_by"] - datetime.now(UTC)).total_seconds() > 20
+
+
+async def test_what_its_provider_has_in_time_is_not_ended_by_that(
+    client: httpx.AsyncClient, context: Context, provider: Any
+) -> None:
+    request_id = (await submit(client, headers={"X-Fal-Request-Timeout": "30"}))["request_id"]
+    await Submitter(context).drain()
+    await context.db.execute("UPDATE live_jobs SET start_by = start_by - interval '31 s'")
+    await watch(context)
+    assert (await client.get(f"{of(request_id)}/status")).status_code == 202
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -181,3 +239,38 @@ async def test_who_may_only_read_submits_nothing(make_client: Any, nobody: httpx
     assert is_problem(await reader.post(f"{QUEUE}/{LLAVA}", json=making.PROMPT), 403)
     assert is_problem(await nobody.post(f"{QUEUE}/{LLAVA}", json=making.PROMPT), 401)
     assert await making.count(db, "jobs") == 0
+
+
+async def test_a_repeated_call_is_told_where_its_request_stands(client: httpx.AsyncClient, db: Database) -> None:
+    key = {"idempotency-key": "once"}
+    first = await submit(client, headers=key)
+    assert await submit(client, headers=key) == first
+    [claim] = await making.claim_all(db)
+    await making.settle(db, claim)
+    again = await submit(client, headers=key)
+    assert (again["status"], again["request_id"]) == ("COMPLETED", first["request_id"])
+    assert "queue_position" not in again
+
+
+@pytest.mark.parametrize("joining", [False, True])
+async def test_a_repeated_call_is_not_refused_for_the_length_of_the_queue(
+    client: httpx.AsyncClient, db: Database, tenant: UUID, joining: bool
+) -> None:
+    await db.execute("UPDATE tenants SET join_seconds = 60 WHERE $1", joining)
+    asked = {"params": {"fal_max_queue_length": "0"}, "headers": {} if joining else {"idempotency-key": "once"}}
+    first, again = await submit(client, **asked), await submit(client, **asked)
+    assert first["request_id"] == again["request_id"]
+    other = {**asked, "json": {**making.PROMPT, "prompt": "Another."}, "headers": {}}
+    assert is_problem(await client.post(f"{QUEUE}/{LLAVA}", **other), 429)
+
+
+async def test_tags_may_be_as_long_as_fals_and_bad_ones_are_dropped(
+    client: httpx.AsyncClient, context: Context, provider: Any
+) -> None:
+    longest, longer = f"k={'v' * 256}", f"l={'v' * 257}"
+    job = await kept(client, {"X-Fal-Tags": f"{longest},{longer}"})
+    assert job["tags"] == [longest]
+    job = await kept(client, {"X-Fal-Tags": "a=b,c=\xe9".encode("latin-1")})
+    assert job["tags"] == ["a=b"]
+    await Submitter(context).drain()
+    assert {call.headers["x-fal-tags"] for call in provider.submissions} == {f"{longest},{longer}", "a=b"}

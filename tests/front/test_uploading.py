@@ -10,7 +10,6 @@ import pytest
 from service.artifacts import uploads
 from service.context import Context
 from service.db import Database
-from service.jobs import due
 from tests import making
 from tests.api.asking import picture
 from tests.front.asking import is_problem, submit
@@ -74,13 +73,21 @@ async def test_a_ticket_has_its_time(client: httpx.AsyncClient, db: Database, no
     assert is_problem(await nobody.put(promised["upload_url"], content=b"x"), 404)
 
 
-async def test_what_never_came_is_forgotten(client: httpx.AsyncClient, db: Database, nobody: httpx.AsyncClient) -> None:
-    kept, _ = await initiate(client), await initiate(client)
+async def test_what_never_came_is_forgotten_with_its_parts(
+    client: httpx.AsyncClient, context: Context, nobody: httpx.AsyncClient
+) -> None:
+    db = context.db
+    kept, lost = await initiate(client), await initiate(client, "initiate-multipart")
     await nobody.put(kept["upload_url"], content=b"x")
+    for number in (1, 2):
+        await nobody.put(f"{lost['upload_url']}/{number}", content=b"part")
+    lost_id = lost["file_url"].split("/")[-2]
+    assert await context.storage.sizes_of_parts(lost_id) == {1: 4, 2: 4}
     await db.execute("UPDATE uploads SET created_at = created_at - interval '3 days'")
     fresh = await initiate(client)
-    await due.tidy(db, idempotency_days=7)
+    await uploads.forget(context)
     assert await making.count(db, "uploads") == 2
+    assert await context.storage.sizes_of_parts(lost_id) == {}
     assert (await nobody.get(kept["file_url"])).content == b"x"
     assert (await nobody.put(fresh["upload_url"], content=b"y")).status_code == 200
 
@@ -104,11 +111,42 @@ async def test_a_file_is_served_as_what_it_is(
     assert (await nobody.get(promised["file_url"])).headers["content-type"] == served
 
 
-@pytest.mark.parametrize("name", ["../../etc/passwd", "a\x00b", "", "x" * 1_000, "\u202egnp.exe", "a/b\\c", "ü 猫.png"])
-async def test_a_name_is_only_a_name(client: httpx.AsyncClient, nobody: httpx.AsyncClient, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "served"),
+    [
+        ("../../etc/passwd", 'filename="passwd"'),
+        ("a\x00b", 'filename="ab"'),
+        ("", 'filename="file"'),
+        ("x" * 1_000, f'filename="{"x" * 128}"'),
+        ("\u202egnp.exe", 'filename="gnp.exe"'),
+        ("a/b\\c", 'filename="c"'),
+        ("ü 猫.png", "filename=\"_ _.png\"; filename*=UTF-8''%C3%BC%20%E7%8C%AB.png"),
+    ],
+)
+async def test_a_name_is_only_a_name(
+    client: httpx.AsyncClient, nobody: httpx.AsyncClient, name: str, served: str
+) -> None:
     promised = await initiate(client, file_name=name)
     await nobody.put(promised["upload_url"], content=b"x")
-    assert (await nobody.get(promised["file_url"])).content == b"x"
+    file = await nobody.get(promised["file_url"])
+    assert (file.content, file.headers["content-disposition"]) == (b"x", f"attachment; {served}")
+
+
+async def test_a_stranger_does_not_decide_what_my_file_is_served_as(
+    client: httpx.AsyncClient, stranger: httpx.AsyncClient, nobody: httpx.AsyncClient
+) -> None:
+    """The same bytes are one file of the store, whoever sent them."""
+    served = []
+    for sender, called in ((stranger, "text/plain"), (client, "video/mp4")):
+        promised = await initiate(sender, content_type=called)
+        await nobody.put(promised["upload_url"], content=b"some film", headers={"content-type": called})
+        served.append((await nobody.get(promised["file_url"])).headers["content-type"])
+    for name, called in (("clip.webm", None), ("clip", "text/csv"), ("clip.csv", "audio/mpeg")):
+        headers = {"content-type": called} if called else {}
+        file = (await client.post(f"/v1/files?name={name}", content=b"some film", headers=headers)).json()
+        assert (called or "video/webm", name) == (file["content_type"], file["file_name"])
+        served.append((await nobody.get(file["url"])).headers["content-type"])
+    assert served == ["text/plain", "video/mp4", "video/webm", "text/csv", "audio/mpeg"]
 
 
 @pytest.mark.parametrize("body", [b"{", b"[]", b'{"file_name": 1}', b'{"file_name": "%s"}' % (b"x" * 2_000)])
@@ -220,8 +258,45 @@ async def test_a_file_has_a_size(
     assert is_problem(await nobody.put(promised["upload_url"], content=b"x" * 1_001), 413)
     assert is_problem(await nobody.put(promised["upload_url"], content=b""), 422)
     assert is_problem(await nobody.put(f"{promised['upload_url']}/1", content=b"x" * 1_001), 413)
-    parts = [(await nobody.put(f"{promised['upload_url']}/{n}", content=b"x" * 900)).json() for n in (1, 2)]
-    assert is_problem(await nobody.post(f"{promised['upload_url']}/complete", json={"parts": parts}), 413)
+    sent = [await nobody.put(f"{promised['upload_url']}/{n}", content=b"x" * 900) for n in (1, 2)]
+    assert [answer.status_code for answer in sent] == [200, 413]
+    parts = [sent[0].json(), {"partNumber": 2, "etag": sent[0].json()["etag"]}]
+    assert is_problem(await nobody.put(f"{promised['upload_url']}/3", content=b"x" * 900), 413)
+    assert is_problem(await nobody.post(f"{promised['upload_url']}/complete", json={"parts": parts}), 400)
+    assert (await nobody.put(f"{promised['upload_url']}/2", content=b"x" * 600)).status_code == 200
+
+
+async def test_parts_that_come_at_once_are_counted_too(
+    client: httpx.AsyncClient, nobody: httpx.AsyncClient, context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "LARGEST_IN_PARTS", 1_500)
+    promised = await initiate(client, "initiate-multipart")
+    await asyncio.gather(*(nobody.put(f"{promised['upload_url']}/{n}", content=b"x" * 500) for n in range(1, 11)))
+    kept = await context.storage.sizes_of_parts(promised["file_url"].split("/")[-2])
+    assert sum(kept.values()) <= 1_500
+
+
+async def test_a_file_that_is_whole_takes_no_more_parts(
+    client: httpx.AsyncClient, nobody: httpx.AsyncClient, context: Context
+) -> None:
+    promised = await initiate(client, "initiate-multipart")
+    for number in (1, 2):
+        await nobody.put(f"{promised['upload_url']}/{number}", content=b"one")
+    part = {"partNumber": 1, "etag": hashlib.sha256(b"one").hexdigest()}
+    assert (await nobody.post(f"{promised['upload_url']}/complete", json={"parts": [part]})).status_code == 200
+    assert is_problem(await nobody.put(f"{promised['upload_url']}/3", content=b"three"), 400)
+    assert await context.storage.sizes_of_parts(promised["file_url"].split("/")[-2]) == {}
+
+
+async def test_calls_that_make_a_file_whole_at_once_all_succeed(
+    client: httpx.AsyncClient, nobody: httpx.AsyncClient
+) -> None:
+    promised = await initiate(client, "initiate-multipart")
+    told = [(await nobody.put(f"{promised['upload_url']}/{n}", content=p)).json() for n, p in enumerate(PARTS, 1)]
+    complete = f"{promised['upload_url']}/complete"
+    done = await asyncio.gather(*(nobody.post(complete, json={"parts": told}) for _ in range(8)))
+    assert {answer.status_code for answer in done} == {200}
+    assert (await nobody.get(promised["file_url"])).content == b"".join(PARTS)
 
 
 async def test_an_uploaded_file_is_an_input(client: httpx.AsyncClient, nobody: httpx.AsyncClient) -> None:

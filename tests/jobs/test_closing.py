@@ -14,7 +14,7 @@ from service.jobs import due, endings, operations, store
 from service.jobs.facts import Answer
 from service.jobs.lifecycle import Duty, OnDoubt
 from service.jobs.submitting import Submitter
-from service.jobs.watching import TOO_LATE, watch
+from service.jobs.watching import watch
 from service.queue import TaskName
 from service.tenants import set_wishes
 from tests import making
@@ -87,7 +87,7 @@ async def test_closing_leaves_alone_what_the_provider_has_unless_it_is_told_to(
     assert await making.status(db, claim.job_id) == "submitted"
 
 
-@pytest.mark.parametrize("ending", [operations.CANCELLED, TOO_LATE])
+@pytest.mark.parametrize("ending", [operations.CANCELLED, operations.TOO_LATE])
 async def test_an_attempt_that_the_provider_stopped_ends_as_its_job(
     db: Database, tenant: UUID, ending: making.Ending
 ) -> None:
@@ -182,7 +182,7 @@ async def test_a_job_left_to_be_closed_is_closed_by_the_watch(
     assert provider.calls == []
 
 
-@pytest.mark.parametrize("ending", [operations.CANCELLED, TOO_LATE])
+@pytest.mark.parametrize("ending", [operations.CANCELLED, operations.TOO_LATE])
 async def test_an_end_of_our_own_says_why_in_three_ways(db: Database, tenant: UUID, ending: making.Ending) -> None:
     job_id = await making.queued(db, tenant)
     assert await endings.close(db, job_id, ending)

@@ -13,6 +13,7 @@ from service.jobs.submitting import Submitter
 from service.jobs.watching import watch
 from tests import making
 from tests.conftest import MakeClient
+from tests.dashboard.looking import key_of, signed_in
 from tests.provider import Call, Provider, Reply, reply, says
 
 BAD_KEY = reply({"detail": "invalid key credentials"}, 401)
@@ -175,13 +176,17 @@ async def test_it_is_said_to_clients_operators_and_machines(
     assert (await client.get("/v1/providers")).json()["providers"][0]["state"] == "open"
     assert await pauses.pause(context.db, "fal", "HTTP 401: <b>who?</b>", 401)
     assert not await pauses.pause(context.db, "fal", "HTTP 401: <b>who?</b>", 401)
-    [told] = (await client.get("/v1/providers")).json()["providers"]
+    told, ours = (await client.get("/v1/providers")).json()["providers"]
+    assert (ours["name"], ours["state"]) == ("gpu", "open")
     assert (told["name"], told["state"], told["reason"]) == ("fal", "paused", "HTTP 401: <b>who?</b>")
     assert told["next_try_at"] > told["paused_at"]
     reader = await make_client(scopes=("read",))
-    [told] = (await reader.get("/v1/providers")).json()["providers"]
+    told, _ = (await reader.get("/v1/providers")).json()["providers"]
     assert (told["state"], told["reason"], told["http_status"]) == ("paused", None, None)
     assert 'roundtrip_provider_paused{provider="fal"} 1.0' in (await nobody.get("/metrics")).text
-    page = (await nobody.get("/dashboard")).text
-    assert "fal is paused" in page
-    assert "who?" not in page
+    for viewer, is_told in ((client, True), (reader, False)):
+        async with signed_in(str(viewer.base_url), key_of(viewer)) as person:
+            page = (await person.get("/dashboard")).text
+            assert "fal gets no jobs" in page
+            assert ("&lt;b&gt;who?&lt;/b&gt;" in page) is is_told
+            assert "<b>who?" not in page

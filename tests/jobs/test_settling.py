@@ -16,6 +16,7 @@ from service.db import Database, one_connection
 from service.jobs import due, endings, operations, store
 from service.jobs.facts import Answer, Ending
 from service.jobs.lifecycle import Event
+from service.models import outcomes
 from service.queue import TaskName
 from tests import making
 from tests.servers import Addresses
@@ -50,8 +51,28 @@ async def test_the_files_of_an_output_are_owed_from_the_moment_of_its_end(db: Da
 
 async def test_an_outcome_cannot_be_updated(db: Database, tenant: UUID) -> None:
     claim = await making.ended(db, tenant)
-    with pytest.raises(asyncpg.RaiseError, match="is final"):
-        await db.execute("UPDATE outcomes SET body = 'x' WHERE job_id = $1", claim.job_id)
+    for change in (
+        "outcomes SET status = 'failed', error = 'x'",
+        "outcomes SET total_seconds = 1",
+        "results SET body = 'x'",
+    ):
+        with pytest.raises(asyncpg.RaiseError, match="is final"):
+            await db.execute(f"UPDATE {change} WHERE job_id = $1", claim.job_id)
+
+
+async def test_only_what_comes_after_the_end_is_filled_into_an_outcome_later(db: Database, tenant: UUID) -> None:
+    final = {
+        row["event_object_column"]
+        for row in await db.fetch(
+            "SELECT event_object_column FROM information_schema.triggered_update_columns"
+            " WHERE trigger_name = 'outcomes_are_final'"
+        )
+    }
+    later = {"copy_seconds", "callback_seconds", "cost"}
+    assert final == {column.name for column in outcomes.columns} - later
+    claim = await making.ended(db, tenant)
+    for column in later:
+        await db.execute(f"UPDATE outcomes SET {column} = 1.5 WHERE job_id = $1", claim.job_id)
 
 
 async def test_two_ends_at_once_leave_one(db: Database, tenant: UUID) -> None:

@@ -550,3 +550,17 @@ async def test_a_job_that_was_refused_in_strange_words_is_given_up_too(
     )
     await Submitter(context).drain()
     assert await making.status(context.db, job_id) == "failed"
+
+
+async def test_those_that_were_refused_together_do_not_come_back_together(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    provider.submit = says(reply({}, 429, retry_after="600"))
+    for _ in range(30):
+        await making.queued(context.db, tenant)
+    await Submitter(context).drain()
+    rows = await context.db.fetch("SELECT extract(epoch FROM due_at - now())::float8 AS due_in FROM live_jobs")
+    waits = [row["due_in"] for row in rows]
+    assert len({round(each) for each in waits}) > 10
+    assert min(waits) > 590
+    assert max(waits) <= 750

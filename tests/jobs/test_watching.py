@@ -3,7 +3,8 @@
 import asyncio
 import json
 from dataclasses import replace
-from uuid import UUID
+from decimal import Decimal
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -14,8 +15,10 @@ from service.jobs.facts import Claim
 from service.jobs.submitting import Submitter
 from service.jobs.watching import MOST_RESUBMISSIONS, SLOTS, Watcher, watch
 from service.providers import fal
+from service.providers.base import Taken
 from service.providers.fal import FalQueue
 from service.queue import TaskName
+from service.stats.prices import set_price
 from tests import making
 from tests.provider import Call, Provider, Reply, dripping, page, reply, says
 from tests.webhooks.posting import Poster
@@ -471,7 +474,7 @@ async def test_what_a_provider_says_to_a_cancel(
     context: Context, provider: Provider, answer: Reply | None, said: str | None
 ) -> None:
     provider.cancel = says(answer)
-    said_and_kept = await context.fal.cancel(making.MODEL, "r-1", None)
+    said_and_kept = await context.fal.cancel(Taken(uuid4(), 1, making.MODEL, "r-1"))
     assert said_and_kept.answer == said
     assert (said_and_kept.evidence.body if said_and_kept.evidence else None) == (answer.body if answer else None)
 
@@ -569,7 +572,7 @@ async def lost_race(context: Context, tenant: UUID) -> Claim:
     return first
 
 
-@pytest.mark.parametrize("answer", [200, 202, 400, 404])
+@pytest.mark.parametrize("answer", [200, 202, 404])
 async def test_an_attempt_that_lost_is_stopped_with_the_provider_once(
     context: Context, tenant: UUID, provider: Provider, answer: int
 ) -> None:
@@ -582,6 +585,52 @@ async def test_an_attempt_that_lost_is_stopped_with_the_provider_once(
     assert (call.method, call.path) == ("PUT", f"/fal-ai/llava-next/requests/r-{first.job_id}/cancel")
     assert await making.states(context.db, first.job_id) == ["superseded", "completed"]
     assert await making.outcome(context.db, first.job_id) == before
+
+
+async def test_one_that_was_over_before_it_could_be_stopped_has_its_cost_from_its_result(
+    context: Context, tenant: UUID, provider: Provider
+) -> None:
+    await set_price(context.db, making.MODEL, "billable_unit", Decimal("0.04"), "USD")
+    first = await lost_race(context, tenant)
+    before = await making.outcome(context.db, first.job_id)
+    provider.cancel = says(reply({"status": "ALREADY_COMPLETED"}, 400))
+    provider.ended(reply({"output": "A dog."}, x_fal_billable_units="2.5"))
+    await watch(context)
+    await watch(context)
+    assert [call.method for call in provider.calls] == ["PUT", "GET", "GET"]
+    assert await making.states(context.db, first.job_id) == ["superseded", "completed"]
+    assert [row["cost"] for row in await making.attempts(context.db, first.job_id)] == [Decimal("0.1"), None]
+    told = [(row["source"], row["verdict"]) for row in await making.reports(context.db, first.job_id)]
+    assert sorted(told) == [("cancel", "noted"), ("result", "late"), ("status", "noted"), ("webhook", "applied")]
+    assert await making.outcome(context.db, first.job_id) == before
+
+
+@pytest.mark.parametrize(
+    ("result", "state"),
+    [
+        (reply({"detail": "No picture."}, 422), "superseded"),
+        (reply({"detail": "Request not found"}, 404), "superseded"),
+        (page(502), "superseded…"),
+        (None, "superseded…"),
+    ],
+    ids=["failed", "missing", "502", "cut"],
+)
+async def test_its_result_is_asked_for_until_there_is_an_answer(
+    context: Context, tenant: UUID, provider: Provider, result: Reply | None, state: str
+) -> None:
+    await set_price(context.db, making.MODEL, "job", Decimal("0.04"), "USD")
+    first = await lost_race(context, tenant)
+    provider.cancel = says(reply({"status": "ALREADY_COMPLETED"}, 400))
+    provider.ended(reply({}))
+    provider.result = says(result)
+    await watch(context)
+    assert await making.states(context.db, first.job_id) == [state, "completed"]
+    provider.result = says(reply({"output": "A dog."}))
+    await context.db.execute("UPDATE attempts SET stop_due_at = now()")
+    await watch(context)
+    assert await making.states(context.db, first.job_id) == ["superseded", "completed"]
+    cost = Decimal("0.04") if state == "superseded…" else None
+    assert (await making.attempts(context.db, first.job_id))[0]["cost"] == cost
 
 
 async def test_a_stop_that_the_provider_does_not_answer_is_tried_again(

@@ -54,7 +54,7 @@ def test_it_is_set_up_to_keep_data_and_to_itself(data: Path) -> None:
         "fsync": "on",
         "synchronous_commit": "on",
         "password_encryption": "scram-sha-256",
-        "max_connections": "60",
+        "max_connections": "100",
         "shared_buffers": "64MB",
     }
     with embedded_database(data) as url:

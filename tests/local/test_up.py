@@ -72,6 +72,7 @@ def test_keys_are_made_listed_and_revoked_beside_the_running_service(service: Ru
     assert "revoked" in roundtrip("keys", "list", *data).stdout
     again = roundtrip("keys", "revoke", key_id, *data)
     assert (again.returncode, again.stderr) == (1, f"roundtrip: there is no valid key {key_id}\n")
+    assert roundtrip("keys", "create", "--tenant", "*", *data).returncode == 2
 
 
 def test_a_second_up_on_the_same_data_is_refused_in_one_line(service: Running) -> None:
@@ -112,12 +113,15 @@ def test_a_database_that_is_away_is_said_in_one_line(place: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "line"),
     [
-        ("worker", "ROUNDTRIP_DATABASE_URL is not set (`roundtrip up` brings its own PostgreSQL)"),
-        ("gpu-worker", "GPU workers are not part of this version yet"),
+        (["worker"], "ROUNDTRIP_DATABASE_URL is not set (`roundtrip up` brings its own PostgreSQL)"),
+        (
+            ["gpu-worker", "--model", "fal-ai/llava-next", "--data", "/nowhere"],
+            "ROUNDTRIP_BROKER_URL is not set, and no `roundtrip up` runs on /nowhere",
+        ),
     ],
 )
-def test_what_cannot_run_says_so_in_one_line(command: str, line: str) -> None:
-    refused = roundtrip(command)
+def test_what_cannot_run_says_so_in_one_line(command: list[str], line: str) -> None:
+    refused = roundtrip(*command)
     assert (refused.returncode, refused.stderr) == (2, f"roundtrip: {line}\n")
 
 

@@ -13,10 +13,10 @@ from service.jobs import due, endings, operations, store, watching
 from service.jobs.due import ToStop
 from service.jobs.facts import Answer, Claim, Due, Evidence, NewJob
 from service.jobs.lifecycle import AttemptState, Duty, OnDoubt, Source, Verdict
+from service.jobs.replaying import replay
 from service.jobs.submitting import Submitter
 from service.providers.fal import failure
 from service.tenants import set_wishes
-from service.webhooks.replaying import replay
 from tests import making
 from tests.machine.account import Account
 from tests.machine.rows import Seen

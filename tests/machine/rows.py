@@ -10,7 +10,7 @@ from service.db import Database, Row
 _READ = {
     "jobs": "SELECT *, id AS job_id FROM jobs ORDER BY id",
     "live": "SELECT *, extract(epoch FROM due_at - now())::float8 AS due_in FROM live_jobs",
-    "outcomes": "SELECT * FROM outcomes",
+    "outcomes": "SELECT * FROM outcomes JOIN results USING (job_id)",
     "attempts": "SELECT * FROM attempts ORDER BY job_id, number",
     "events": "SELECT * FROM job_events ORDER BY id",
     "reports": "SELECT * FROM reports ORDER BY id",

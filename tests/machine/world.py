@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from structlog.testing import capture_logs
 
 from service.app import on_service_error
+from service.condition.refusals import Refusals
 from service.context import Context, open_context
 from service.db import Database, Row
 from service.errors import ServiceError
@@ -176,7 +177,7 @@ class World:
         app.add_route("/webhooks/fal/{job_id}/{attempt}/{seal}/{model:path}", receive_fal, methods=["POST"])
 
         async def enter(scope: Scope, receive: Receive, send: Send) -> None:
-            await app({**scope, "state": {"context": context}}, receive, send)
+            await app({**scope, "state": {"context": context, "refusals": Refusals()}}, receive, send)
 
         return Poster(httpx.AsyncClient(transport=httpx.ASGITransport(enter)), self.provider, self.sealer)
 

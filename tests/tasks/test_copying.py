@@ -8,7 +8,7 @@ from uuid import UUID
 import pytest
 
 from service.artifacts import copying, records
-from service.artifacts.copying import LEASE_SECONDS, MOST_TRIES, SLOTS, copy_due
+from service.artifacts.copying import LEASE_SECONDS, MOST_TRIES, copy_due
 from service.artifacts.storage import Spooled, Storage, Stored
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
@@ -65,7 +65,7 @@ async def test_a_file_is_copied_and_owed_no_more(context: Context, tenant: UUID,
     job_id = await owing(context, tenant, url)
     await copy_due(context)
     [file] = await files_of(context, job_id)
-    assert (file["file_size"], file["copy_error"]) == (10, None)
+    assert (file["file_size"], file["copy_error"]) == (10, "it is no picture")
     assert file["sha256"]
     assert await owed(context) == []
 
@@ -81,8 +81,9 @@ async def test_a_file_is_copied_once_by_many_workers(
 
 
 async def test_a_host_that_hangs_holds_no_other_file_up(
-    context: Context, tenant: UUID, provider: Provider, url: str
+    context: Context, tenant: UUID, provider: Provider, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(copying, "SLOTS", 6)
     let_go = asyncio.Event()
 
     async def file(call: Call) -> Reply:
@@ -92,7 +93,7 @@ async def test_a_host_that_hangs_holds_no_other_file_up(
 
     provider.result = file
     slow = await owing(context, tenant, f"{provider.url}/files/slow.png")
-    for _ in range(SLOTS + 4):  # More than one round; each is measured in a process of its own, which takes its time.
+    for _ in range(10):  # More than one round; each is measured in a process of its own, which takes its time.
         await owing(context, tenant, url)
     copying_all = asyncio.create_task(copy_due(context))
 
@@ -113,6 +114,20 @@ async def test_files_that_were_never_tried_come_first(context: Context, tenant: 
     taken = await records.take_owed(context.db, 2, LEASE_SECONDS)
     assert [each.tries for each in taken if each.job_id == new] == [1]
     assert [each.tries for each in taken if each.job_id == old] == [2]
+
+
+async def test_links_that_end_first_are_copied_first(context: Context, tenant: UUID) -> None:
+    """Of one that does not say when it ends, an hour is taken for granted."""
+    ends = {0: 7_200, 1: 60, 2: None, 3: 600}
+    job_id = await owing(context, tenant, *(f"http://a.example/{index}" for index in ends))
+    for index, seconds in ends.items():
+        await context.db.execute(
+            "UPDATE artifacts SET source_expires_at = now() + make_interval(secs => $2) WHERE index = $1",
+            index,
+            seconds,
+        )
+    taken = [await records.take_owed(context.db, 1, LEASE_SECONDS) for _ in ends]
+    assert [(each.job_id, each.index) for [each] in taken] == [(job_id, index) for index in (1, 3, 2, 0)]
 
 
 async def test_a_copy_that_was_taken_is_somebody_elses_after_its_lease(context: Context, tenant: UUID) -> None:
@@ -193,7 +208,7 @@ async def test_an_error_of_our_own_store_is_tried_again_without_end(
     await let_copies_be_due(context)
     await copy_due(context)
     [file] = await files_of(context, job_id)
-    assert (bool(file["sha256"]), file["copy_error"]) == (True, None)
+    assert (bool(file["sha256"]), file["copy_error"]) == (True, "it is no picture")
 
 
 async def test_the_errors_of_our_own_store_are_not_held_against_the_file(
@@ -201,8 +216,9 @@ async def test_the_errors_of_our_own_store_are_not_held_against_the_file(
 ) -> None:
     """After a long failure of the store, one hiccup of the host must not be the end."""
     job_id = await owing(context, tenant, url)
+    monkeypatch.setattr(copying, "MOST_TRIES", 3)
     full = broken(context, monkeypatch)
-    for _ in range(MOST_TRIES + 1):
+    for _ in range(copying.MOST_TRIES + 1):
         await let_copies_be_due(context)
         await copy_due(full)
     provider.result = says(page(503), FILE)
@@ -211,6 +227,20 @@ async def test_the_errors_of_our_own_store_are_not_held_against_the_file(
         await copy_due(context)
     [file] = await files_of(context, job_id)
     assert file["sha256"]
+
+
+async def test_what_went_wrong_says_whether_it_is_tried_again(
+    context: Context, tenant: UUID, provider: Provider, url: str
+) -> None:
+    provider.result = says(reply({}, 404))
+    job_id = await owing(context, tenant, url)
+    said = []
+    for _ in range(copying.MOST_TRIES_WHEN_GONE):
+        await let_copies_be_due(context)
+        await copy_due(context)
+        said.append((await files_of(context, job_id))[0]["copy_error"])
+    assert said[:-1] == ["the file's host answered 404; it is tried again"] * (len(said) - 1)
+    assert said[-1] == f"the file's host answered 404; given up at try {len(said)}"
 
 
 async def test_the_number_of_tries_never_stops_all_copies(context: Context, tenant: UUID, url: str) -> None:

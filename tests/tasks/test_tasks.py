@@ -2,18 +2,22 @@
 
 import asyncio
 import importlib
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 from uuid import UUID
 
 import pytest
+from celery.contrib.testing.worker import start_worker
 
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import DatabaseAway
 from service.jobs import due, endings, operations, store
 from service.jobs.submitting import SLOTS
-from service.queue import TaskName
+from service.queue import QUEUE, TaskName
 from service.settings import Settings
 from tasks.runtime import Runtime, Worker
 from tests import making
@@ -71,6 +75,30 @@ async def test_the_submit_task_wakes_the_submitting(
     assert len(provider.submissions) == 1
 
 
+async def test_a_nudge_needs_no_thread_of_the_pool(
+    tasks: ModuleType, context: Context, tenant: UUID, provider: Provider
+) -> None:
+    """A worker of Celery's own, whose one thread is held all the while."""
+    app, held, let_go = tasks.celery_app, threading.Event(), threading.Event()
+
+    @app.task(name="tests.hold")  # type: ignore[untyped-decorator]
+    def hold() -> None:
+        held.set()
+        let_go.wait(30)
+
+    await all_done(tasks)  # This opens what the nudge would else have to open, and that is the pool's to do.
+    with start_worker(app, pool="threads", concurrency=1, perform_ping_check=False, shutdown_timeout=30):
+        try:
+            app.send_task("tests.hold", queue=QUEUE)
+            assert await asyncio.to_thread(held.wait, 10)
+            job_id = await making.queued(context.db, tenant)
+            app.send_task(TaskName.SUBMIT.value, queue=QUEUE)
+            await becomes(context, job_id, "submitted")
+            assert not let_go.is_set()
+        finally:
+            let_go.set()
+
+
 async def test_the_watch_task_wakes_the_looks(
     tasks: ModuleType, context: Context, tenant: UUID, provider: Provider
 ) -> None:
@@ -121,13 +149,14 @@ async def test_no_task_waits_for_the_provider(
         await let_go.wait()
         return await provider.accept(call)
 
+    # First, because a pump that was woken takes whatever is queued.
+    claim = await making.submitted(context.db, tenant)
     provider.submit = hang
     hanging = await making.queued(context.db, tenant)
     async with asyncio.timeout(5):
         for _ in range(10):
             await run(getattr(tasks, name))
         await asked.wait()
-        claim = await making.submitted(context.db, tenant)
         await making.make_due(context.db, claim.job_id)
         provider.ended(Reply(200, making.CAT))
         await run(getattr(tasks, "watch_jobs" if name == "submit_jobs" else name))
@@ -311,9 +340,17 @@ def test_every_task_has_its_name_and_every_name_its_task(tasks: ModuleType) -> N
 
 
 def test_beat_sweeps_and_tidies_and_lets_no_sweep_pile_up(tasks: ModuleType) -> None:
-    schedule = tasks.celery_app.conf.beat_schedule
+    schedule = importlib.import_module("tasks.beat").celery_app.conf.beat_schedule
     assert {entry["task"] for entry in schedule.values()} == {TaskName.SWEEP.value, TaskName.TIDY.value}
+    assert {entry["task"] for entry in schedule.values()} <= set(tasks.celery_app.tasks)
     assert all(entry["options"]["expires"] for entry in schedule.values())
+
+
+def test_beat_does_not_load_what_the_workers_do(environment: None) -> None:
+    """It would keep as much memory as a worker."""
+    heavy = ("sqlalchemy", "asyncpg", "httpx", "service.db", "service.jobs.store", "tasks.app")
+    question = f"import sys, service.cli, tasks.beat, tasks.clock; sys.exit(sum(n in sys.modules for n in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", question], check=False).returncode == 0
 
 
 async def test_the_threads_of_a_process_share_one_context(environment: None, context: Context) -> None:

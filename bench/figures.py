@@ -1,0 +1,140 @@
+"""How long questions to /v1/stats take, in turns on several records of different size, and how fast jobs are counted.
+
+`python -m bench.figures --data SMALL --data LARGE`, of data directories that `bench.load` has filled: what is not
+counted in one is counted first, then each is asked over HTTP as in `bench.questions`. Nothing is asserted, the figures
+are printed.
+"""
+
+import argparse
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import uvloop
+
+from bench import plausible, report
+from bench.questions import Query, Record, measure, one, serving, table, work_table
+from bench.workplace import tell
+from service.db import open_database
+from service.local.directory import DataDirectory
+from service.local.servers import supervised
+from service.local.stopping import until_stopped
+from service.migrate import upgrade
+from service.stats.counting import LARGE_BATCH, count_some
+
+EVERY = "count,failure_rate,mean,p50,p75,p90,p95,p99,tokens,cost"
+
+
+def hours(draw: random.Random, newest: datetime, length: float, *, ragged: bool = False) -> Query:
+    """A time of so many hours in the past; ragged: it begins and ends somewhere in an hour."""
+    end = newest - timedelta(hours=draw.randrange(1, int(24 * plausible.DAYS * 0.95 - length)))
+    end = end.replace(minute=0, second=0, microsecond=0)
+    if ragged:
+        end += timedelta(seconds=draw.randrange(1, 3_600))
+    return {"created_after": (end - timedelta(hours=length)).isoformat(), "created_before": end.isoformat()}
+
+
+QUESTIONS: dict[str, Callable[[random.Random, datetime], Query]] = {
+    "nothing: all there ever was": lambda draw, newest: {},
+    "count of all": lambda draw, newest: {"measure": "count"},
+    "every measure of all": lambda draw, newest: {"measure": EVERY},
+    "by status, any 30 days": lambda draw, newest: {"group_by": "status"} | hours(draw, newest, 720),
+    "by model and status, every measure": lambda draw, newest: {"group_by": "model,status", "measure": EVERY},
+    "by model, provider and status, any week": lambda draw, newest: (
+        {"group_by": "model,provider,status"} | hours(draw, newest, 168)
+    ),
+    "by hour, the last 24 hours": lambda draw, newest: {"group_by": "hour"},
+    "by hour, any week": lambda draw, newest: {"group_by": "hour"} | hours(draw, newest, 168),
+    "by hour and status, any week, count": lambda draw, newest: (
+        {"group_by": "hour,status", "measure": "count"} | hours(draw, newest, 168)
+    ),
+    "by hour, a model, any two days, of run_seconds": lambda draw, newest: (
+        {
+            "group_by": "hour",
+            "model": one(draw, plausible.MODELS),
+            "of": "run_seconds",
+        }
+        | hours(draw, newest, 48)
+    ),
+    "by day, the last 30 days": lambda draw, newest: {"group_by": "day"},
+    "by day and model, the last 30 days, cost and tokens": lambda draw, newest: {
+        "group_by": "day,model",
+        "measure": "count,cost,tokens",
+    },
+    "by month": lambda draw, newest: {"group_by": "month"},
+    "by error_type": lambda draw, newest: {"group_by": "error_type", "measure": "count,p95"},
+    "an error_type by day and model": lambda draw, newest: {
+        "group_by": "day,model",
+        "error_type": one(draw, plausible.ERRORS),
+        "measure": "count",
+    },
+    "by model, copy_seconds, any 30 days": lambda draw, newest: (
+        {"group_by": "model", "of": "copy_seconds"} | hours(draw, newest, 720)
+    ),
+    "by model, any 50 hours from minute to minute": lambda draw, newest: (
+        {"group_by": "model"} | hours(draw, newest, 50, ragged=True)
+    ),
+    "a rare tag by status": lambda draw, newest: {"tag": f"campaign-{draw.randrange(400)}", "group_by": "status"},
+    "a tag by model, any hour": lambda draw, newest: (
+        {"tag": one(draw, plausible.TAGS), "group_by": "model"} | hours(draw, newest, 1)
+    ),
+    "total_seconds_min=20 by model, any hour": lambda draw, newest: (
+        {"total_seconds_min": "20", "group_by": "model"} | hours(draw, newest, 1)
+    ),
+    "a rare mask label by day": lambda draw, newest: (
+        {
+            "mask_label": f"a {one(draw, plausible.COLOURS)} theremin",
+            "group_by": "day",
+        }
+        | hours(draw, newest, 720)
+    ),
+}
+
+
+def of_record(question: str, draw: random.Random, record: Record) -> Query:
+    return QUESTIONS[question](draw, record.newest)
+
+
+async def count(database_url: str, name: str) -> None:
+    async with open_database(database_url) as db:
+        counted, begun = 0, time.monotonic()
+        while marks := await count_some(db, LARGE_BATCH):
+            counted += marks
+            tell(f"{name}: {counted:,} counted after {time.monotonic() - begun:.0f} s")
+        if counted:
+            await db.execute("VACUUM (ANALYZE) tallies, series, uncounted")
+
+
+def read_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.figures", description=__doc__)
+    parser.add_argument("--data", type=Path, action="append", required=True, help="a filled data directory; repeat it")
+    parser.add_argument("--times", type=int, default=60, help="each question is asked of each record")
+    parser.add_argument("--only", default="", help="questions with this in their name")
+    parser.add_argument("--work", action="store_true", help="count pages and CPU time, too: 11 s more a question")
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = read_options()
+    questions = {name: partial(of_record, name) for name in QUESTIONS if options.only in name}
+    machine = report.machine()
+    for data in options.data:
+        with supervised(DataDirectory(data)) as (_, prepare):
+            database_url = prepare().postgres()
+            upgrade(database_url)
+            asyncio.run(count(database_url, data.name))
+    with until_stopped(), ExitStack() as stack:
+        records = [stack.enter_context(serving(data)) for data in options.data]
+        uvloop.run(measure(records, "/v1/stats", "groups", questions, options.times, work=options.work))
+        print(f"{machine}\n\n{table(records)}")
+        if options.work:
+            print(f"\n{work_table(records)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Models on GPUs of one's own."""

@@ -1,0 +1,34 @@
+"""What a GPU worker says to the service before an end. `about` is the path that it is posted to, and signed with it."""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+WORKERS_PATH = "/webhooks/gpu-workers"
+Word = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**31)]
+
+
+class Start(msgspec.Struct, tag="start"):
+    """`again`: this process asked before and was not answered."""
+
+    about: str
+    worker: Word
+    again: bool = False
+
+
+class Beat(msgspec.Struct, tag="beat"):
+    about: str
+    worker: Word
+    run: Count
+    done: Count | None = None
+    of: Count | None = None
+    lines: list[str] = []
+
+
+class Hello(msgspec.Struct, tag="hello"):
+    about: str
+    worker: Word
+    model: Word
+    device: Word
+    state: Literal["loading", "idle", "busy"]

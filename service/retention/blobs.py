@@ -1,0 +1,101 @@
+"""Stored files that nothing refers to any more: their bytes are deleted, some time after the last reference went.
+
+A file is first marked, then its bytes are deleted, then its row. Who finds the mark stores nothing under that name:
+a store may carry out a deletion long after it was asked to.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from time import monotonic
+from typing import NamedTuple
+
+from service.db import Database
+from service.errors import Unavailable
+
+# A reference that is being made now was begun less long ago.
+GRACE_SECONDS = 3_600.0
+
+# A deletion that somebody else began is over by then, or he died; stores are asked again for three minutes at most.
+AGAIN_SECONDS = 600.0
+
+# So long whoever is about to store the same bytes waits for the end of their deletion.
+PATIENCE_SECONDS = 10.0
+
+
+class Unreferenced(NamedTuple):
+    """A file that lost a reference at that time."""
+
+    sha256: str
+    since: datetime
+
+
+_TAKE = """
+UPDATE unreferenced_blobs SET since = now() - make_interval(secs => $1 - $2)
+WHERE sha256 = (
+    SELECT sha256 FROM unreferenced_blobs WHERE since < now() - make_interval(secs => $1)
+    ORDER BY since LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+RETURNING sha256, since
+"""
+
+
+async def take_unreferenced(db: Database, grace_seconds: float = GRACE_SECONDS) -> Unreferenced | None:
+    """A file that lost a reference so long ago; it is taken again some minutes later, if it is still there."""
+    row = await db.fetchrow(_TAKE, grace_seconds, AGAIN_SECONDS)
+    return Unreferenced(row["sha256"], row["since"]) if row else None
+
+
+# Before anything else of a blob, so that nobody who does so waits for another who does.
+_LOCK = "SELECT deleting FROM blobs WHERE sha256 = $1 FOR UPDATE"
+_STILL = "SELECT FROM unreferenced_blobs WHERE sha256 = $1 AND since = $2"
+_REFERRED = """
+SELECT blobs.uploaded
+    OR EXISTS (SELECT FROM artifacts WHERE artifacts.sha256 = $1)
+    OR EXISTS (SELECT FROM input_files WHERE input_files.sha256 = $1)
+    OR EXISTS (SELECT FROM uploads WHERE uploads.sha256 = $1) AS referred
+FROM blobs WHERE sha256 = $1
+"""
+# Not if it lost another reference meanwhile.
+_FORGET = "DELETE FROM unreferenced_blobs WHERE sha256 = $1 AND since = $2"
+
+
+async def delete_unreferenced(db: Database, delete: Callable[[str], Awaitable[None]], taken: Unreferenced) -> bool:
+    """`delete` the bytes, if nothing refers to them. Returns whether that was so."""
+    sha256, since = taken
+    async with db.transaction() as connection:
+        await connection.execute(_LOCK, sha256)
+        # Asked after the lock is had, so that what happened meanwhile is seen.
+        if await connection.fetchrow(_STILL, sha256, since) is None:
+            return False  # Somebody is about to refer to it.
+        found = await connection.fetchrow(_REFERRED, sha256)
+        if found is None or found["referred"]:
+            await connection.execute(_FORGET, sha256, since)
+            return False
+        await connection.execute("UPDATE blobs SET deleting = true WHERE sha256 = $1", sha256)
+    await delete(sha256)
+    await db.execute("DELETE FROM blobs WHERE sha256 = $1 AND deleting", sha256)
+    return True
+
+
+_RECLAIM = """
+WITH locked AS MATERIALIZED (
+    SELECT deleting FROM blobs WHERE sha256 = $1 FOR UPDATE
+), spared AS (
+    UPDATE unreferenced_blobs SET since = now()
+    WHERE sha256 = $1 AND NOT EXISTS (SELECT FROM locked WHERE deleting)
+)
+SELECT FROM locked WHERE deleting
+"""
+
+
+async def reclaim(db: Database, sha256: str) -> None:
+    """Let what is stored under this name from now on stay for as long as it takes to refer to it.
+
+    Raises Unavailable.
+    """
+    last_look = monotonic() + PATIENCE_SECONDS
+    while await db.fetchrow(_RECLAIM, sha256) is not None:
+        if monotonic() > last_look:
+            raise Unavailable("The same file is just being deleted; try again in some minutes.")
+        await asyncio.sleep(0.2)

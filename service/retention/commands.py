@@ -1,0 +1,72 @@
+"""The program's commands for retention: what is removed of ended jobs, and when."""
+
+from pathlib import Path
+
+import click
+
+from service.local.console import data_option, end, show_table
+from service.operating import with_database
+from service.retention.parts import Keep, Part
+
+DAY = 86_400.0
+PARTS = click.Choice([part.value for part in Part])
+KEEPS = click.Choice([keep.value for keep in Keep])
+for_part = click.option("--part", required=True, type=PARTS, help="Of what; `job` is all of it.")
+for_model = click.option("--model", default="*", show_default=True, help="Of jobs of this model; *: of all others.")
+
+
+@click.group()
+def retention() -> None:
+    """For how long what of ended jobs is kept. Without a rule: all, for good."""
+
+
+@retention.command("list")
+@data_option
+def list_rules(data: Path | None) -> None:
+    from service.retention.rules import all_rules
+
+    rows = with_database(data, all_rules)
+    if not rows:
+        click.echo("Everything is kept for good.")
+        return
+    heading = ("TENANT", "MODEL", "PART", "AFTER", "KEEPS")
+    lines = (
+        (row["tenant"], row["model"], row["part"], f"{row['after_seconds'] / DAY:g} days", row["keep"]) for row in rows
+    )
+    show_table([heading, *lines])
+
+
+@retention.command("set")
+@click.argument("tenant")
+@for_part
+@for_model
+@click.option("--days", required=True, type=click.FloatRange(1 / 24, 36_500), help="So long after a job's end.")
+@click.option("--keep", default=Keep.NOTHING.value, show_default=True, type=KEEPS, help="What stays then.")
+@data_option
+def set_rule(tenant: str, part: str, model: str, days: float, keep: str, data: Path | None) -> None:
+    """Remove a part of the tenant's jobs some time after their end. A job on hold keeps all."""
+    from service.retention import rules
+
+    if part == Part.JOB and keep == Keep.HASH:
+        end("of a whole job no hash can be kept: --keep nothing, or all", 2)
+    rule = with_database(data, lambda db: rules.set_rule(db, tenant, model, Part(part), days * DAY, Keep(keep)))
+    if rule is None:
+        end(f"there is no tenant {tenant}", 1)
+    of = "every other model" if model == "*" else model
+    click.echo(f"Of {tenant}'s jobs of {of}, {days:g} days after their end, of {part} is kept: {keep}.")
+    if rule.warning:
+        click.echo(f"Note: {rule.warning}", err=True)
+
+
+@retention.command("remove")
+@click.argument("tenant")
+@for_part
+@for_model
+@data_option
+def remove_rule(tenant: str, part: str, model: str, data: Path | None) -> None:
+    """Remove the rule. What it removed does not come back."""
+    from service.retention import rules
+
+    if not with_database(data, lambda db: rules.remove_rule(db, tenant, model, Part(part))):
+        end(f"{tenant} has no such rule", 1)
+    click.echo("The rule is removed.")

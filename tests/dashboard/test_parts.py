@@ -1,0 +1,107 @@
+"""A page whose one part is slow or fails still shows the rest, and what nobody knows is unknown, never zero."""
+
+import re
+from decimal import Decimal
+from uuid import UUID
+
+import httpx
+import pytest
+
+from service.context import Context
+from service.db import one_connection
+from service.jobs import operations
+from service.settings import Settings
+from service.stats.counting import count_all
+from service.stats.prices import set_price
+from tests import making
+from tests.dashboard.filling import fill
+from tests.dashboard.looking import key_of, signed_in
+
+
+def part(page: httpx.Response, name: str) -> str:
+    """The HTML of a part, up to the next."""
+    found = re.search(rf'data-part="{name}">(.*?)(?=data-part=|</main>)', page.text, re.DOTALL)
+    assert found is not None, name
+    return found[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "path", "missing", "there"),
+    [
+        ("tallies", "/dashboard", ["throughput", "totals", "models"], ["hand"]),
+        ("copies", "/dashboard", ["hand"], ["throughput", "models"]),
+        ("series", "/dashboard/jobs", ["statuses"], ["list"]),
+        ("receivers", "/dashboard/webhooks/out", ["receivers"], ["list"]),
+        ("processes", "/dashboard/system", ["processes"], ["versions"]),
+        ("callback_tries", "/dashboard/jobs/{told}", ["callback"], ["shown", "time", "attempts", "evidence", "log"]),
+        ("reports", "/dashboard/jobs/{told}", ["evidence"], ["shown", "time", "attempts", "callback", "log"]),
+    ],
+)
+async def test_a_part_that_is_held_up_keeps_no_other(
+    api: str,
+    client: httpx.AsyncClient,
+    context: Context,
+    settings: Settings,
+    tenant: UUID,
+    table: str,
+    path: str,
+    missing: list[str],
+    there: list[str],
+) -> None:
+    filled = await fill(context, tenant)
+    async with signed_in(api, key_of(client)) as person, one_connection(settings.require_database_url()) as other:
+        address = path.format(told=filled.jobs["told"])
+        async with other.transaction():
+            await other.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")
+            page = await person.get(address)
+        assert page.status_code == 200
+        for name in missing:
+            assert "It took longer than" in part(page, name), name
+        for name in there:
+            assert "It took longer than" not in part(page, name), name
+        again = await person.get(address)
+        assert "It took longer than" not in part(again, missing[0])
+
+
+async def test_what_nobody_knows_is_not_zero(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    async with signed_in(api, key_of(client)) as person:
+        totals = part(await person.get("/dashboard"), "totals")
+        assert re.findall(r"<dd[^>]*>([^<]*)</dd>", totals) == ["0", *["unknown"] * 5]
+        claim = await making.ended(context.db, tenant)
+        page = await person.get(f"/dashboard/jobs/{claim.job_id}")
+        assert "<dt>Cost</dt><dd>unknown</dd>" in part(page, "facts")
+
+
+async def test_an_attempt_that_was_paid_for_beside_the_job_has_its_cost(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    await set_price(context.db, making.MODEL, "job", Decimal("0.25"), "USD", "fal")
+    await set_price(context.db, making.MODEL, "job", Decimal("0.01"), "USD", "gpu")
+    first = await making.claimed(context.db, tenant)
+    second = await making.resubmitted(context.db, first)
+    await context.db.execute("UPDATE attempts SET provider = 'gpu' WHERE job_id = $1 AND number = 2", first.job_id)
+    for claim in (second, first):
+        said = making.heard(request_id=f"r-{claim.attempt}")
+        await operations.end(context, claim.job_id, claim.attempt, making.MODEL, making.completed(), said)
+    await count_all(context.db)
+    async with signed_in(api, key_of(client)) as person:
+        page = await person.get(f"/dashboard/jobs/{first.job_id}")
+    costs = [re.findall(r"<dt>Cost</dt><dd>([^<]*)</dd>", part(page, name)) for name in ("attempts", "facts")]
+    assert costs == [["0.25 USD", "0.01 USD"], ["0.01 USD"]]
+
+
+async def test_the_parts_alone_are_what_the_page_has(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    filled = await fill(context, tenant)
+    async with signed_in(api, key_of(client)) as person:
+        for address in filled.pages:
+            page = await person.get(address)
+            alone = await person.get(address, headers={"accept": "application/json"})
+            if page.status_code != 200:
+                assert alone.status_code == page.status_code
+                continue
+            assert alone.headers["content-type"] == "application/json"
+            assert set(alone.json()) <= set(re.findall(r'data-part="([^"]+)"', page.text)), address

@@ -1,0 +1,121 @@
+"""A small real model: what colours a picture has, and a mask of its brighter half. Its prompt is its stage direction.
+
+`wait N` takes N steps of 50 ms; `deaf` never asks whether to stop; `lost`, `asserted`, `full`, `odd` fail as GPUs do;
+`large` answers more than a webhook may hold; `die NAME` kills its own process unless the file NAME says that it did so
+often enough.
+"""
+
+import hashlib
+import io
+import os
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from pydantic import BaseModel
+
+from service.gpu.runtimes.base import (
+    CannotLoad,
+    DeviceLost,
+    InputRefused,
+    OutOfMemory,
+    ProducedFile,
+    Product,
+    RuntimeFailure,
+    ServerAway,
+    Watch,
+)
+
+STEP_SECONDS = 0.05
+
+
+class Colours:
+    def __init__(self, folder: Path, options: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._options = options
+        self._loaded = False
+
+    def load(self) -> None:
+        match self._options.get("weights"):
+            case "none":
+                raise CannotLoad(f"there are no weights in {self._folder}")
+            case "large":
+                raise OutOfMemory("65 GiB were asked for")
+            case "odd":
+                raise ZeroDivisionError("no heads")
+        time.sleep(float(self._options.get("load_seconds", 0)))
+        if "loads" in self._options:
+            with Path(self._options["loads"]).open("a") as file:
+                file.write(f"{os.getpid()}\n")
+        self._loaded = True
+
+    def run(
+        self, input: BaseModel, pictures: Sequence[Image.Image], watch: Watch, *, loaded_seconds: float = 0.0
+    ) -> Product:
+        assert self._loaded
+        asked: dict[str, Any] = input.model_dump()
+        words = str(asked.get("prompt", "")).split()
+        self._act(words, watch)
+        [picture] = pictures
+        grey = picture.convert("L").point([0] * 128 + [255] * 128)
+        if words == ["large"]:
+            return Product({"output": "x" * 17 * 2**20})
+        output = f"{picture.width} by {picture.height}, {_mean(picture)}"
+        watch.log(f"Looked at {picture.width * picture.height} pixels.")
+        return Product({"output": output, "masks": [_png(grey)], "timings": {"loading": loaded_seconds}})
+
+    def _act(self, words: Sequence[str], watch: Watch) -> None:
+        match words:
+            case ["wait", number]:
+                for step in range(int(number)):
+                    watch.step(step, int(number))
+                    time.sleep(STEP_SECONDS)
+            case ["deaf"]:
+                time.sleep(600)
+            case ["lost"]:
+                raise DeviceLost("an illegal memory access was encountered")
+            case ["asserted"]:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+            case ["full"]:
+                raise OutOfMemory("2 GiB were asked for")
+            case ["odd"]:
+                raise InputRefused("prompt", "Is odd.")
+            case ["away"]:
+                raise RuntimeFailure("its server does not answer")
+            case ["away", name, times]:
+                if _counted(Path(name), int(times)):
+                    raise ServerAway("its server does not answer")
+            case ["broken"]:
+                raise ZeroDivisionError
+            case ["die", name, times]:
+                if _counted(Path(name), int(times)):
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _counted(counter: Path, times: int) -> bool:
+    """Whether it has not been so often yet."""
+    before = len(counter.read_text()) if counter.exists() else 0
+    if before < times:
+        with counter.open("a") as file:
+            file.write("x")
+    return before < times
+
+
+def _mean(picture: Image.Image) -> str:
+    red, green, blue = picture.resize((1, 1), Image.Resampling.BOX).convert("RGB").getpixel((0, 0))  # type: ignore[misc]
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _png(mask: Image.Image) -> ProducedFile:
+    written = io.BytesIO()
+    mask.save(written, "PNG")
+    content = written.getvalue()
+    name = f"{hashlib.sha256(content).hexdigest()[:32]}.png"
+    return ProducedFile(content, "image/png", name, mask.width, mask.height)
+
+
+def find(model: str, *, folder: Path, device: str, options: Mapping[str, str]) -> Colours:
+    return Colours(folder, options)

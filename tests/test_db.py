@@ -1,0 +1,96 @@
+"""What is read out of a database that goes away: never that something did not happen."""
+
+import asyncio
+import random
+import tempfile
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from service import db as databases
+from service.db import Busy, Database, DatabaseAway, open_database
+from service.settings import Settings
+from tests import making
+from tests.servers import Wire
+
+TERMINATE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE application_name = 'roundtrip' AND datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+async def test_a_connection_between_the_servers_last_words_and_its_end_is_away(
+    settings: Settings, db: Database
+) -> None:
+    """The server has said that it ends the connection, and the end of it is still on its way."""
+    with tempfile.TemporaryDirectory(prefix="wire-") as folder:
+        wire = Wire(settings.require_database_url(), Path(folder))
+        await wire.mend()
+        wire.holds_open = True
+        async with open_database(wire.database_url, max_size=1) as away:
+            await away.fetchrow("SELECT 1")
+            await db.execute(TERMINATE)
+            await asyncio.sleep(0.05)
+            with pytest.raises(DatabaseAway):
+                await away.fetchrow("SELECT 1")
+            wire.holds_open = False
+            row = await away.fetchrow("SELECT 1 AS one")
+            assert row is not None
+            assert row["one"] == 1
+        await wire.cut()
+
+
+async def test_nothing_but_away_is_read_out_of_connections_that_are_cut(settings: Settings) -> None:
+    chance, met = random.Random(7), 0
+    with tempfile.TemporaryDirectory(prefix="wire-") as folder:
+        wire = Wire(settings.require_database_url(), Path(folder))
+        await wire.mend()
+        over = asyncio.Event()
+
+        async def cut() -> None:
+            for _ in range(40):
+                await asyncio.sleep(chance.uniform(0, 0.03))
+                await wire.cut()
+                await wire.mend()
+            over.set()
+
+        async def ask(away: Database) -> None:
+            nonlocal met
+            while not over.is_set():
+                try:
+                    await away.fetch("SELECT repeat('x', 1000), $1::int", chance.randrange(9))
+                except DatabaseAway:
+                    met += 1
+                    await asyncio.sleep(0.005)
+
+        async with open_database(wire.database_url, max_size=8) as away:
+            await asyncio.gather(cut(), *(ask(away) for _ in range(16)))
+        await wire.cut()
+    assert met > 0
+
+
+async def test_no_job_waits_for_questions(db: Database, tenant: UUID) -> None:
+    registered = asyncio.Event()
+
+    async def ask() -> None:
+        async with db.snapshot() as snapshot:
+            await snapshot.fetch("SELECT 1")
+            await registered.wait()
+
+    questions = [asyncio.create_task(ask()) for _ in range(2 * db.pool.get_max_size())]
+    await asyncio.sleep(0)
+    await making.queued(db, tenant)
+    registered.set()
+    assert await asyncio.gather(*questions, return_exceptions=True) == [None] * len(questions)
+
+
+async def test_a_question_that_others_keep_waiting_is_not_called_too_costly(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_database(settings.require_database_url(), max_size=2) as small, small.snapshot() as snapshot:
+        monkeypatch.setattr(databases, "QUESTION_SECONDS", 0.05)
+        with pytest.raises(Busy):
+            async with small.snapshot():
+                pass
+        assert await snapshot.fetch("SELECT 1")

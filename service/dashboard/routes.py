@@ -48,6 +48,6 @@ routes = [
     Route("/dashboard/sign-in", signing.show_sign_in),
     Route("/dashboard/sign-in", as_page(signing.sign_in), methods=["POST"]),
     Route("/dashboard/sign-out", as_page(signing.sign_out), methods=["POST"]),
-    Route("/dashboard/static/{edition}/{name}", show_file),
+    Route("/dashboard/static/{edition}/{name:path}", show_file),
     Route("/dashboard/{rest:path}", as_page(show_nothing)),
 ]

@@ -261,7 +261,7 @@ async def stand(db: Database, job_id: UUID, attempt: int) -> Stand:
 
 _PLACES = f"""
 SELECT live_jobs.job_id, live_jobs.attempt,
-       (rank() OVER (PARTITION BY jobs.model ORDER BY attempts.claimed_at) - 1)::int4 AS ahead
+       (row_number() OVER (PARTITION BY jobs.model ORDER BY attempts.claimed_at, jobs.id) - 1)::int4 AS ahead
 FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
 JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt
 WHERE live_jobs.provider = $1 AND live_jobs.run IS NULL AND live_jobs.duty <> '{Duty.SUBMIT}'

@@ -72,11 +72,17 @@ class Worker:
         return log.read_text(errors="replace").count("is loaded") if log.exists() else 0
 
     def model_processes(self) -> list[int]:
-        """The numbers of the processes of the pool: one, but for the moment after it was killed."""
+        """The numbers of the processes of the pool: one, but for the moments after it was killed."""
         return [process.pid for process in below(self.child.pid) if process.parent == self.child.pid]
 
     def model_process(self) -> int:
-        [pid] = self.model_processes()
+        """The number of the one that there is, as soon as there is one only."""
+
+        def alone() -> list[int] | None:
+            now = self.model_processes()
+            return now if len(now) == 1 else None
+
+        [pid] = eventually(alone)
         return pid
 
     @property

@@ -71,7 +71,10 @@ def _begin(word: str, conditions: Sequence[str], tenant: str, *, yes: bool, data
         return action_id
 
     try:
-        click.echo(_words(word, with_database(data, preview)))
+        found = with_database(data, preview)
+        click.echo(_words(word, found))
+        if found.jobs == 0 and found.is_exact:
+            return
         if not yes:
             click.confirm("Do it?", abort=True)
         action_id = with_database(data, begin)

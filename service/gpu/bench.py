@@ -8,36 +8,39 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import Future
+from collections.abc import Coroutine, Sequence
+from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeVar
 
 import structlog
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from service.catalog import Catalog
 from service.catalog.validation import check_input
 from service.errors import Invalid
+from service.gpu import ends
+from service.gpu.ahead import Ahead, AheadFailed, Loaded
+from service.gpu.calls import MOST_AHEAD
 from service.gpu.config import WorkerConfig
 from service.gpu.identity import WorkerKey
 from service.gpu.line import Behind, Line, LineDown, Permission
-from service.gpu.outbox import KeptFile, Outbox, Result, taken_apart
+from service.gpu.outbox import Outbox
 from service.gpu.pictures import Pictures
 from service.gpu.queues import Ticket
 from service.gpu.runtimes.base import (
+    Batching,
+    Call,
     Cancelled,
     DeviceLost,
     InputRefused,
-    OutOfMemory,
     ProducedFile,
     Product,
     Runtime,
-    RuntimeFailure,
     ServerAway,
     check_limits,
 )
@@ -62,9 +65,8 @@ DEVICE_LOST, UNSTOPPABLE, ORPHANED = 70, 71, 72
 
 Result_ = TypeVar("Result_")
 
-# Pictures, and the seconds that it took to have them; and those of the attempt that is expected next.
-Loaded = tuple[list[Image.Image], float]
-NOTHING_AHEAD: tuple[str, Future[Loaded] | None] = ("", None)
+# For so long the device waits for the pictures of those that could share a batch; they were asked for with the first's.
+GATHER_SECONDS = 0.2
 
 
 class AnyInput(BaseModel):
@@ -75,6 +77,16 @@ class AnyInput(BaseModel):
 
 class NotNow(Exception):
     """The job was not begun, and somebody else may begin it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One that the service knows to be under way."""
+
+    ticket: Ticket
+    begun: Permission
+    watch: RunWatch
+    beating: Future[None]
 
 
 def find_runtime(config: WorkerConfig) -> Runtime:
@@ -96,7 +108,6 @@ class Bench:
         self.state = "loading"
         self._runtime: Runtime | None = None
         self._model = Catalog([*config.models, config.model]).find(config.model)
-        self._ahead = NOTHING_AHEAD
         self._key = WorkerKey.kept_in(config.place)
         name = f"{config.model}@{config.device}".replace("/", ".").replace(":", "-")
         self._outbox = Outbox(config.place / "outbox", name)
@@ -119,23 +130,24 @@ class Bench:
         return self._runtime is not None
 
     def run(self, ticket: Ticket) -> None:
-        """One message. When it returns, its job's end is on disk or is not ours to tell. Raises NotNow."""
+        """One message, and those that share the device with it. When it returns, the ends of their jobs are on disk or
+        are not ours to tell. Raises NotNow."""
         if ticket.model != self.config.model:
             log.error("a message of another model is not acted on", request_id=ticket.request_id, model=ticket.model)
             return
         if self._outbox.holds(ticket.request_id):
             return  # It was run before, and is being told of.
-        begun = self._wait_for(self._start(ticket))
+        begun = self._wait_for(self._start(ticket, ahead=min(2 * self._most - 1, MOST_AHEAD)))
         if isinstance(begun, str):
             log.info("a message is not acted on", request_id=ticket.request_id, why=begun)
             return
         self._now("busy")
-        watch = RunWatch()
-        beating = asyncio.run_coroutine_threadsafe(self._beat(ticket, begun.run, watch), self._loop)
+        runs = [self._under_way(ticket, begun)]
         try:
-            self._run(ticket, begun, watch)
+            self._run(runs)
         finally:
-            beating.cancel()
+            for run in runs:
+                run.beating.cancel()
             self._now("idle")
 
     def close(self) -> None:
@@ -148,68 +160,114 @@ class Bench:
         self.state = state
         self._loop.call_soon_threadsafe(self._changed.set)
 
-    def _run(self, ticket: Ticket, begun: Permission, watch: RunWatch) -> None:
+    @property
+    def _most(self) -> int:
+        """How many inputs the device may have at a time."""
+        return self._runtime.most if isinstance(self._runtime, Batching) else 1
+
+    def _under_way(self, ticket: Ticket, begun: Permission) -> Run:
+        watch = RunWatch()
+        return Run(
+            ticket, begun, watch, asyncio.run_coroutine_threadsafe(self._beat(ticket, begun.run, watch), self._loop)
+        )
+
+    def _run(self, runs: list[Run]) -> None:
+        """Of the first, to which those are added that can go with it."""
         try:
-            result, files = self._attempt(ticket, begun, watch)
-        except Cancelled:
-            if watch.stop != "cancelled":
-                return  # It has ended without us, or another worker has it.
-            result, files = _cancelled(ticket, begun.run), []
+            for run, outcome in zip(runs, self._outcomes(runs), strict=True):
+                self._keep(run, outcome)
         except DeviceLost as error:
-            watch.log(f"The device is lost: {error}")
-            self._flush(ticket, begun.run, watch)
+            for run in runs:
+                run.watch.log(f"The device is lost: {error}")
+                self._flush(run)
             say(f"{self.config.device} is lost ({error}); this process is replaced")
             os._exit(DEVICE_LOST)
+
+    def _keep(self, run: Run, outcome: Product | Exception) -> None:
+        """The end of a run, on disk."""
+        if not run.watch.takes_end():
+            return
+        files: list[ProducedFile] = []
+        if isinstance(outcome, Product):
+            result, files = ends.completed(run.ticket, run.begun.run, run.watch, outcome)
+        elif isinstance(outcome, Cancelled):
+            if run.watch.stop != "cancelled":
+                return  # It has ended without us, or another worker has it.
+            result = ends.cancelled(run.ticket, run.begun.run)
+        else:
+            result = ends.failed(run.ticket, run.begun.run, run.watch, outcome)
         # Told of beside the next run, with the result: words are no reason to let the device wait.
-        result.lines, result.done, result.of = watch.take_lines(MOST_LINES), watch.done, watch.of
+        result.lines, result.done, result.of = run.watch.take_lines(MOST_LINES), run.watch.done, run.watch.of
         self._outbox.put(result, files)
         self._loop.call_soon_threadsafe(self._teller.woken.set)
 
-    def _attempt(self, ticket: Ticket, begun: Permission, watch: RunWatch) -> tuple[Result, list[ProducedFile]]:
-        """The run's end, whatever it is. Raises Cancelled or DeviceLost."""
+    def _outcomes(self, runs: list[Run]) -> Sequence[Product | Exception]:
+        """One for each, of those also that are added here. Raises DeviceLost."""
+        runtime = self._runtime
+        assert runtime is not None
         try:
-            product = self._product(ticket, begun, watch)
-        except (Cancelled, DeviceLost):
+            call = self._call_of(runs[0])
+            # A model's own code may let the device's errors through, and after some of them no job would succeed.
+            with told_apart():
+                if isinstance(runtime, Batching) and (added := self._added(runtime, runs, call)):
+                    return _none_lost(runtime.run_many([call, *added]))
+                return [_alone(runtime, call, runs[0].watch)]
+        except DeviceLost:
             raise
-        except InputRefused as error:
-            return Result(ticket, begun.run, 422, {"detail": error.detail}), []
-        except Invalid as error:
-            return Result(ticket, begun.run, 422, {"detail": error.detail}), []
-        except OutOfMemory as error:
-            words = f"The GPU has not enough memory for this input: {error}"
-            return Result(ticket, begun.run, 503, {"detail": words, "error_type": "out_of_memory"}, words), []
-        except RuntimeFailure as error:  # a server beside it, for one, that is away
-            words = f"The model cannot run now: {error}"
-            return Result(ticket, begun.run, 503, {"detail": words, "error_type": "model_unavailable"}, words), []
         except Exception as error:  # a model's own code may raise anything
-            log.exception("a run failed", request_id=ticket.request_id)
-            watch.log(f"{type(error).__name__}: {error}"[:2_000])
-            words = f"The model failed: {type(error).__name__}."
-            return Result(ticket, begun.run, 500, {"detail": words, "error_type": "internal_error"}, words), []
-        for name, note in product.notes.items():
-            watch.log(f"{name}: {note}")
-        payload, files, mark = taken_apart(product.output)
-        kept = [KeptFile(file.file_name, file.content_type) for file in files]
-        return Result(ticket, begun.run, 200, payload, files=kept, mark=mark), files
+            return [error] * len(runs)
 
-    def _product(self, ticket: Ticket, begun: Permission, watch: RunWatch) -> Product:
-        assert self._runtime is not None
-        fitted = self._fitted(begun.input)
-        pictures, seconds = self._pictures_for(ticket.request_id, begun.input, watch)
-        self._look_ahead(begun.behind)
-        watch.step(0, None)
-        pauses = iter(SERVER_PAUSES)
-        while True:
+    def _call_of(self, run: Run) -> Call:
+        """With its pictures, while those of the next are fetched. Raises what ends the run."""
+        fitted = self._fitted(run.begun.input)
+        loading = self._ahead.now(run.ticket.request_id, run.begun.input)
+        self._look_ahead(run.begun.behind)
+        try:
+            pictures, seconds = run.watch.outcome_of(loading)
+        except AheadFailed:  # Now it counts.
+            pictures, seconds = run.watch.outcome_of(self._ahead.anew(run.begun.input))
+        run.watch.step(0, None)
+        return Call(fitted, pictures, run.watch, seconds)
+
+    def _look_ahead(self, behind: Sequence[Behind]) -> None:
+        wanted = {}
+        for each in behind:
+            with suppress(Invalid, InputRefused):
+                self._fitted(each.input)
+                wanted[each.ticket.request_id] = each.input
+        self._ahead.look(wanted)
+
+    def _added(self, runtime: Batching, runs: list[Run], call: Call) -> list[Call]:
+        """Those next in line join the runs, as far as they can share a batch with the first and their pictures are
+        there. Nobody is overtaken. Their messages come later, and then there is nothing to do for them.
+
+        What has crashed before, by whose fault nobody knows, is alone.
+        """
+        [first] = runs
+        if first.begun.run > 1:
+            return []
+        key, until = runtime.batch_key(call), monotonic() + GATHER_SECONDS
+        ready: list[tuple[Ticket, BaseModel, Loaded]] = []
+        for behind in first.begun.behind[: runtime.most - 1]:
+            loading = self._ahead.waiting(behind.ticket.request_id)
+            if loading is None:
+                break
+            fitted = self._fitted(behind.input)
+            if runtime.batch_key(Call(fitted, [], first.watch)) != key:
+                break
             try:
-                # A model's own code may let the device's errors through, and after some of them no job would succeed.
-                with told_apart():
-                    return self._runtime.run(fitted, pictures, watch, loaded_seconds=seconds)
-            except ServerAway as error:
-                # It may be on its way up again, and all that wait would fail meanwhile, one after the other.
-                if (pause := next(pauses, None)) is None:
-                    raise
-                watch.log(f"{error}; it is tried again in {pause:g} s")
-                watch.rest(pause)
+                ready.append((behind.ticket, fitted, loading.result(max(until - monotonic(), 0))))
+            except (TimeoutError, CancelledError, AheadFailed):
+                break
+        calls: list[Call] = []
+        permissions = self._wait_for(self._start_all([ticket for ticket, _, _ in ready]))
+        for (ticket, fitted, (pictures, seconds)), begun in zip(ready, permissions, strict=True):
+            if isinstance(begun, Permission):
+                self._ahead.take(ticket.request_id)
+                run = self._under_way(ticket, begun)
+                runs.append(run)
+                calls.append(Call(fitted, pictures, run.watch, seconds))
+        return calls
 
     def _fitted(self, asked: dict[str, Any]) -> BaseModel:
         """What the door checks too, before any picture is fetched. Raises Invalid or InputRefused."""
@@ -218,33 +276,11 @@ class Bench:
         check_limits(self._model.limits, fitted)
         return fitted
 
-    def _pictures_for(self, request_id: str, asked: dict[str, Any], watch: RunWatch) -> Loaded:
-        """And the seconds that they took. Raises Cancelled, InputRefused or RuntimeFailure."""
-        (name, loading), self._ahead = self._ahead, NOTHING_AHEAD
-        if loading is not None and name == request_id:
-            with suppress(RuntimeFailure):  # It is tried anew, now that it counts.
-                return watch.outcome_of(loading)
-        elif loading is not None:
-            loading.cancel()
-        return watch.outcome_of(asyncio.run_coroutine_threadsafe(self._load(asked), self._loop))
-
-    def _look_ahead(self, behind: Behind | None) -> None:
-        """Fetch what the next run will want while the device has this one."""
-        if behind is None:
-            return
-        with suppress(Invalid, InputRefused):
-            self._fitted(behind.input)
-            self._ahead = behind.request_id, asyncio.run_coroutine_threadsafe(self._load(behind.input), self._loop)
-
-    async def _load(self, asked: dict[str, Any]) -> Loaded:
-        began = monotonic()
-        pictures = await self._pictures.of(asked)
-        return pictures, monotonic() - began
-
-    def _flush(self, ticket: Ticket, run: int, watch: RunWatch) -> None:
+    def _flush(self, run: Run) -> None:
         """What was said last before this process ends."""
+        watch = run.watch
         with suppress(LineDown):
-            self._wait_for(self._line.beat(ticket, run, watch.done, watch.of, watch.take_lines()))
+            self._wait_for(self._line.beat(run.ticket, run.begun.run, watch.done, watch.of, watch.take_lines()))
 
     def _wait_for(self, work: Coroutine[Any, Any, Result_]) -> Result_:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -254,18 +290,21 @@ class Bench:
         http = await self._stack.enter_async_context(open_http(guard=None, connect_seconds=5.0, read_seconds=15.0))
         guard = AddressGuard(self.config.allow_private_networks, frozenset({authority(self.config.service_url)}))
         strangers = await self._stack.enter_async_context(open_http(guard=guard))
-        self._pictures = Pictures(strangers, self.config.service_url)
+        self._ahead = Ahead(Pictures(strangers, self.config.service_url), self._loop)
         self._line = Line(http, self.config.service_url, self._key, self.config.worker)
         self._teller = Teller(self._outbox, self._line)
         self._beside = [
             asyncio.create_task(work) for work in (self._teller.tell_all(), self._say_hello(), self._follow_parent())
         ]
 
-    async def _start(self, ticket: Ticket) -> Permission | str:
+    async def _start_all(self, tickets: Sequence[Ticket]) -> list[Permission | str | BaseException]:
+        return await asyncio.gather(*map(self._start, tickets), return_exceptions=True)
+
+    async def _start(self, ticket: Ticket, ahead: int = 0) -> Permission | str:
         until, pause, again = monotonic() + START_SECONDS, FIRST_PAUSE_SECONDS, False
         while True:
             try:
-                return await self._line.start(ticket, again=again)
+                return await self._line.start(ticket, again=again, ahead=ahead)
             except LineDown as error:
                 log.warning("the service does not say whether to begin", error=str(error))
                 if monotonic() > until:
@@ -286,14 +325,22 @@ class Bench:
                 stop = None
             if stop is not None:
                 watch.halt(stop)
-            if watch.stop is not None and monotonic() - watch.stopped_at > self.config.grace_seconds:
+            if watch.stop is None:
+                continue
+            if watch.heeded:
+                # Those that share the device with it go on, and nobody is to wait for them.
+                if watch.stop == "cancelled" and watch.takes_end():
+                    self._outbox.put(ends.cancelled(ticket, run))
+                    self._teller.woken.set()
+                return
+            if monotonic() - watch.stopped_at > self.config.grace_seconds:
                 await self._break_off(ticket, run, watch.stop)
 
     async def _break_off(self, ticket: Ticket, run: int, why: str) -> None:
         """The model does not listen: this process ends, and the pool starts another."""
         log.error("a run did not stop when it was told to; its process is ended", request_id=ticket.request_id)
         if why == "cancelled":
-            self._outbox.put(_cancelled(ticket, run))
+            self._outbox.put(ends.cancelled(ticket, run))
             with suppress(LineDown):
                 async with asyncio.timeout(5):
                     await self._teller.tell_of(ticket.request_id)
@@ -326,6 +373,22 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _cancelled(ticket: Ticket, run: int) -> Result:
-    words = "The job was cancelled."
-    return Result(ticket, run, 499, {"detail": words, "error_type": "client_cancelled"}, words)
+def _none_lost(outcomes: Sequence[Product | Exception]) -> Sequence[Product | Exception]:
+    """Raises DeviceLost if one is that."""
+    for outcome in outcomes:
+        if isinstance(outcome, DeviceLost):
+            raise outcome
+    return outcomes
+
+
+def _alone(runtime: Runtime, call: Call, watch: RunWatch) -> Product:
+    pauses = iter(SERVER_PAUSES)
+    while True:
+        try:
+            return runtime.run(call.input, call.pictures, watch, loaded_seconds=call.loaded_seconds)
+        except ServerAway as error:
+            # It may be on its way up again, and all that wait would fail meanwhile, one after the other.
+            if (pause := next(pauses, None)) is None:
+                raise
+            watch.log(f"{error}; it is tried again in {pause:g} s")
+            watch.rest(pause)

@@ -1,5 +1,6 @@
 """The line from a GPU worker to its service: the only address besides the broker's that it needs."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -32,9 +33,9 @@ class NotKnown(LineDown):
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """An attempt that may well come next; nothing of it may be begun."""
+    """An attempt that may well come next. Nothing of it may be begun without permission."""
 
-    request_id: str
+    ticket: Ticket
     input: dict[str, Any]
 
 
@@ -42,7 +43,7 @@ class Behind:
 class Permission:
     run: int
     input: dict[str, Any]
-    behind: Behind | None = None
+    behind: Sequence[Behind] = ()
 
 
 class Line:
@@ -52,15 +53,15 @@ class Line:
         self._key = key
         self._worker = worker
 
-    async def start(self, ticket: Ticket, *, again: bool = False) -> Permission | str:
+    async def start(self, ticket: Ticket, *, again: bool = False, ahead: int = 0) -> Permission | str:
         """May I begin? If not, why. `again`: the answer to the same question was lost. Raises LineDown."""
         path = f"{ticket.runs_path}/start"
-        said = await self._say(path, Start(path, self._worker, again), ticket.request_id)
+        said = await self._say(path, Start(path, self._worker, again, ahead), ticket.request_id)
         if isinstance(said.get("no"), str):
             return str(said["no"])
         if type(said.get("run")) is not int or not isinstance(said.get("input"), dict):
             raise LineDown("the service's answer makes no sense")
-        return Permission(said["run"], said["input"], _behind(said.get("next")))
+        return Permission(said["run"], said["input"], _behind(said.get("next", [])))
 
     async def beat(self, ticket: Ticket, run: int, done: int | None, of: int | None, lines: list[str]) -> str | None:
         """Why the run is to stop, if it is. Raises LineDown."""
@@ -111,9 +112,11 @@ class Line:
         return said if isinstance(said, dict) else {}
 
 
-def _behind(said: Any) -> Behind | None:
-    known = isinstance(said, dict) and isinstance(said.get("request_id"), str) and isinstance(said.get("input"), dict)
-    return Behind(said["request_id"], said["input"]) if known else None
+def _behind(said: Any) -> list[Behind]:
+    try:
+        return msgspec.convert(said, list[Behind])
+    except msgspec.ValidationError as error:
+        raise LineDown("the service's answer makes no sense") from error
 
 
 def envelope_of(request_id: str, status: int, payload: Any, error: str | None = None) -> bytes:

@@ -93,9 +93,9 @@ class GpuPool:
         """None: it is not known yet. Of ten thousand that wait each is looked at all the time."""
         return (await self._places.get()).get((job_id, attempt))
 
-    async def _send(self, job_id: UUID, attempt: int, model: str) -> None:
+    async def ticket(self, job_id: UUID, attempt: int, model: str) -> Ticket:
         sealer = await self._sealer()
-        ticket = Ticket(
+        return Ticket(
             str(job_id),
             attempt,
             model,
@@ -103,6 +103,9 @@ class GpuPool:
             sealer.runs_path(job_id, attempt),
             sealer.path(job_id, attempt, model, NAME),
         )
+
+    async def _send(self, job_id: UUID, attempt: int, model: str) -> None:
+        ticket = await self.ticket(job_id, attempt, model)
         await asyncio.get_running_loop().run_in_executor(self._threads, self._publish, ticket)
 
 

@@ -20,6 +20,8 @@ class RunWatch:
         self.of: int | None = None
         self.stop: str | None = None
         self.stopped_at = 0.0
+        self.heeded = False
+        self._ending = threading.Lock()
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
         self._awaited: Future[Any] | None = None
         self._stopping = threading.Event()
@@ -27,6 +29,7 @@ class RunWatch:
     def step(self, done: int, of: int | None) -> None:
         self.done, self.of = done, of
         if self.stop is not None:
+            self.heeded = True
             raise Cancelled(self.stop)
 
     def log(self, line: str) -> None:
@@ -38,6 +41,10 @@ class RunWatch:
             self._stopping.set()
             if self._awaited is not None:
                 self._awaited.cancel()
+
+    def takes_end(self) -> bool:
+        """True for the first that asks: its end is told by whoever that is."""
+        return self._ending.acquire(blocking=False)
 
     def rest(self, seconds: float) -> None:
         """Raises Cancelled."""

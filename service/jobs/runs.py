@@ -45,12 +45,21 @@ FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
 JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt
 WHERE live_jobs.job_id = $1 FOR UPDATE OF live_jobs
 """
-# Live jobs begin with their time, so the first that waits is found early.
-_NEXT = f"""
-SELECT live_jobs.job_id, live_jobs.attempt, jobs.input FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
-WHERE live_jobs.provider = $2 AND live_jobs.run IS NULL AND live_jobs.duty = '{Duty.REPORT}'
-  AND live_jobs.cancel_requested_at IS NULL AND jobs.model = $1
-ORDER BY live_jobs.job_id LIMIT 1
+# Live jobs begin with their time, so the first that wait are found early. They are in the order of their messages: one
+# that was begun before another that waits longer would make that one's message seem lost. What has crashed before is to
+# have a device to itself.
+IN_SIGHT = 256
+_IN_LINE = f"""
+SELECT job_id, attempt, input FROM (
+    SELECT live_jobs.job_id, live_jobs.attempt, coalesce(attempts.sent_at, attempts.claimed_at) AS sent_at
+    FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
+    JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt
+    WHERE live_jobs.provider = $2 AND live_jobs.run IS NULL AND live_jobs.duty = '{Duty.REPORT}'
+      AND live_jobs.cancel_requested_at IS NULL AND jobs.model = $1
+      AND NOT EXISTS (SELECT FROM runs WHERE runs.job_id = live_jobs.job_id AND runs.attempt = live_jobs.attempt)
+    ORDER BY live_jobs.job_id LIMIT {IN_SIGHT}
+) AS waiting JOIN jobs ON jobs.id = waiting.job_id
+ORDER BY sent_at, job_id LIMIT $3
 """
 _LAST = f"""
 SELECT number, worker, ended_at IS NULL AS open, heartbeat_at > now() - interval '{STALE_SECONDS} s' AS beating,
@@ -150,9 +159,9 @@ class Waiting:
     input: str
 
 
-async def next_in_line(db: Database, model: str, provider: str) -> Waiting | None:
-    row = await db.fetchrow(_NEXT, model, provider)
-    return None if row is None else Waiting(**dict(row))
+async def in_line(db: Database, model: str, provider: str, most: int) -> list[Waiting]:
+    """Those that wait for a worker for the first time, in their order."""
+    return [Waiting(**dict(row)) for row in await db.fetch(_IN_LINE, model, provider, most)]
 
 
 _BEAT = f"""

@@ -42,7 +42,8 @@ Word = TypeVar("Word", Start, Beat, Hello)
 
 
 async def start_run(request: Request) -> Response:
-    """`{"run", "input", "next"}`, or `{"no": reason}`. `next` is whose pictures may be fetched meanwhile, if any is."""
+    """`{"run", "input", "next"}`, or `{"no": reason}`. `next` are those whose pictures may be fetched meanwhile, and
+    for which the worker may ask without having their message."""
     context: Context = request.state.context
     links: FileLinks = request.state.links
     job_id, attempt = await _address(request)
@@ -54,12 +55,15 @@ async def start_run(request: Request) -> Response:
             context.nudger.nudge(TaskName.WATCH)
         log.info("a GPU worker is not to begin", job_id=str(job_id), attempt=attempt, why=begun.value)
         return _answer({"no": begun.value})
-    said = {"run": begun.number, "input": Raw(inputs.shown(begun.input, links).encode())}
-    if (behind := await runs.next_in_line(context.db, begun.model, context.gpu.name)) is not None:
-        said["next"] = {
-            "request_id": request_id_of(behind.job_id, behind.attempt),
-            "input": Raw(inputs.shown(behind.input, links).encode()),
-        }
+    said: dict[str, Any] = {"run": begun.number, "input": Raw(inputs.shown(begun.input, links).encode())}
+    if word.ahead:
+        said["next"] = [
+            {
+                "ticket": await context.gpu.ticket(each.job_id, each.attempt, begun.model),
+                "input": Raw(inputs.shown(each.input, links).encode()),
+            }
+            for each in await runs.in_line(context.db, begun.model, context.gpu.name, word.ahead)
+        ]
     return _answer(said)
 
 

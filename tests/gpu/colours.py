@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from pydantic import BaseModel
 
 from service.gpu.runtimes.base import (
+    Call,
     CannotLoad,
     DeviceLost,
     InputRefused,
@@ -95,6 +97,30 @@ class Colours:
                     os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Together(Colours):
+    """Runs `together` of them at a time, unless one says `apart`, and writes into the file `batches` how many."""
+
+    @property
+    def most(self) -> int:
+        return int(self._options["together"])
+
+    def batch_key(self, call: Call) -> object:
+        return call.input.model_dump().get("prompt") == "apart"
+
+    def run_many(self, calls: Sequence[Call]) -> list[Product | Exception]:
+        with Path(self._options["batches"]).open("a") as file:
+            file.write(f"{len(calls)}\n")
+
+        def run(call: Call) -> Product | Exception:
+            try:
+                return self.run(call.input, call.pictures, call.watch, loaded_seconds=call.loaded_seconds)
+            except Exception as error:
+                return error
+
+        with ThreadPoolExecutor(len(calls)) as threads:
+            return list(threads.map(run, calls))
+
+
 def _counted(counter: Path, times: int) -> bool:
     """Whether it has not been so often yet."""
     before = len(counter.read_text()) if counter.exists() else 0
@@ -118,4 +144,4 @@ def _png(mask: Image.Image) -> ProducedFile:
 
 
 def find(model: str, *, folder: Path, device: str, options: Mapping[str, str]) -> Colours:
-    return Colours(folder, options)
+    return (Together if "together" in options else Colours)(folder, options)

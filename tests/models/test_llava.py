@@ -1,6 +1,5 @@
 """LLaVA-NeXT's own classes, small: answers, sampling, the context, and batches that answer as single inputs do."""
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -8,8 +7,7 @@ import torch
 from PIL import Image
 
 from service.gpu.runtimes import Batching, Call, Cancelled, InputRefused, OutOfMemory, Product
-from service.gpu.runtimes.gathering import Gathering
-from service.gpu.runtimes.llava import Llava, LlavaOptions
+from service.gpu.runtimes.llava import Llava
 from tests.models.tiny_llava import CONTEXT
 from tests.models.witness import LLAVA, Witness, asked, loaded, raising, run
 
@@ -125,29 +123,7 @@ def test_in_a_batch_one_is_cancelled_one_refused_and_the_others_answered(runtime
     assert len(watches[2].steps) == 2
 
 
-def test_inputs_of_several_threads_are_gathered(llava_folder: Path) -> None:
-    inner = Llava(llava_folder, "cpu", LlavaOptions())
-    gathering = Gathering(inner, most=4, window_seconds=0.5)
-    gathering.load()
-    inputs = [asked(LLAVA, temperature=0, prompt=PROMPTS[index % 4], max_tokens=6) for index in range(10)]
-    answers: dict[int, str] = {}
-
-    def ask(index: int) -> None:
-        answers[index] = gathering.run(inputs[index], [pictures(10)[index]], Witness()).output["output"]
-
-    threads = [threading.Thread(target=ask, args=(index,)) for index in range(10)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    gathering.close()
-    assert sum(gathering.batches) == 10
-    assert max(gathering.batches) == 4
-    expected = [inner.run(inputs[index], [pictures(10)[index]], Witness()).output["output"] for index in range(10)]
-    assert [answers[index] for index in range(10)] == expected
-
-
-def test_inputs_with_other_settings_are_not_gathered_with_them(runtime: Llava) -> None:
+def test_inputs_with_other_settings_share_no_batch(runtime: Llava) -> None:
     assert isinstance(runtime, Batching)
     keys = {
         runtime.batch_key(Call(asked(LLAVA, **fields), [], Witness()))

@@ -191,6 +191,24 @@ def test_what_only_the_model_itself_can_refuse_is_a_422(
     assert client.result(refused["request_id"]).json()["detail"][0]["loc"] == ["body", "max_tokens"]
 
 
+@pytest.mark.parametrize("worker", [LLAVA], indirect=True)
+def test_those_that_wait_are_generated_together_and_answered_as_if_they_were_alone(
+    client: Driver, fal: StandIn, worker: Child, picture: Image.Image
+) -> None:
+    asked = [input_of(LLAVA, fal, picture) | {"prompt": f"what is number {number}?"} for number in range(5)]
+    bodies = [{"model": LLAVA, "input": input, "provider": "gpu"} for input in asked]
+    # The others wait for it.
+    bodies[0]["input"] |= {"max_tokens": 1500}
+    jobs = [parsed(client.http.post("/v1/jobs", json=body))["request_id"] for body in bodies]
+    answers = [client.ended(job, within=120)["output"]["output"] for job in jobs]
+    logs = [[line["line"] for line in parsed(client.get(f"/v1/jobs/{job}/logs"))["logs"]] for job in jobs]
+    sizes = [int(line.removeprefix("batch: ")) for lines in logs for line in lines if line.startswith("batch: ")]
+    assert len(sizes) == 5
+    assert max(sizes) > 1
+    alone = [submitted(client, LLAVA, input, "gpu")["output"]["output"] for input in asked[1:]]
+    assert answers[1:] == alone
+
+
 @pytest.mark.parametrize("worker", [FLUX], indirect=True)
 def test_progress_shows_and_a_cancel_leaves_the_model_loaded(
     client: Driver, fal: StandIn, worker: Child, picture: Image.Image

@@ -100,8 +100,14 @@ class Runtime(Protocol):
 
 
 @runtime_checkable
-class Batching(Protocol):
-    """A runtime that runs several inputs faster together; those that can share a batch have an equal `batch_key`."""
+class Batching(Runtime, Protocol):
+    """A runtime that runs several inputs faster together, `most` at a time.
+
+    Those that can share a batch have an equal `batch_key`, which needs no pictures.
+    """
+
+    @property
+    def most(self) -> int: ...
 
     def batch_key(self, call: Call) -> object: ...
 

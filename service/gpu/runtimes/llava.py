@@ -65,6 +65,10 @@ class Llava:
             raise result
         return result
 
+    @property
+    def most(self) -> int:
+        return self._options.batch
+
     def batch_key(self, call: Call) -> object:
         asked = _asked(call)
         return (asked.temperature, asked.top_p)

@@ -1,6 +1,7 @@
 """Rules of the house that no type checker sees."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -96,3 +97,17 @@ def test_every_module_says_what_it_is() -> None:
         path for path in SOURCES if path.read_text().strip() and not ast.get_docstring(ast.parse(path.read_text()))
     ]
     assert [name_of(path) for path in silent] == []
+
+
+@pytest.mark.parametrize("program", ["service.app", "tasks.app"])
+def test_no_decoder_is_loaded_where_secrets_are(program: str) -> None:
+    """What strangers made is decoded in child processes; and the library takes 8 MB in each process that loads it."""
+    look = f"import sys, {program}; print([name for name in ('PIL', 'numpy', 'pycocotools') if name in sys.modules])"
+    addresses = {
+        "ROUNDTRIP_DATABASE_URL": "postgresql://nobody@127.0.0.1/x",
+        "ROUNDTRIP_BROKER_URL": "redis://127.0.0.1:9",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", look], cwd=ROOT, env=os.environ | addresses, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"

@@ -13,7 +13,11 @@ from starlette.routing import Route
 from bench.peers import signed
 from bench.peers.surroundings import DATABASE_URL
 
-TABLE = "CREATE TABLE IF NOT EXISTS heard (id text PRIMARY KEY, at timestamptz DEFAULT now(), body bytea NOT NULL)"
+# Anew at each start: the next turn posts under the same names.
+TABLE = (
+    "DROP TABLE IF EXISTS heard;"
+    "CREATE TABLE heard (id text PRIMARY KEY, at timestamptz DEFAULT now(), body bytea NOT NULL)"
+)
 
 
 async def hear(request: Request) -> Response:

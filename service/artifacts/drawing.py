@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageColor, ImageOps
 
 from service.artifacts.colours import hsl_of
 from service.artifacts.decoders import answer
-from service.artifacts.pictures import opened, opened_mask, upper_half
+from service.artifacts.measuring import opened, opened_mask, upper_half
 
 # How much of a mask's colour lies over the picture, of 255.
 TINT = 110

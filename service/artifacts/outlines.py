@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from service.artifacts.decoders import answer
-from service.artifacts.pictures import opened_mask
+from service.artifacts.measuring import opened_mask
 
 Pixels = NDArray[np.uint8]
 Points = NDArray[np.float64]

@@ -6,7 +6,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from service.artifacts.decoders import Ahead, PictureRefused, answer
-from service.artifacts.pictures import opened, upper_half
+from service.artifacts.measuring import opened, upper_half
 
 # 8 bytes a pixel on the way, within the memory that a child is given.
 MOST_PIXELS = 64_000_000

@@ -23,7 +23,7 @@ from service.retention.parts import HOLD
 RANK = {"normal": 0, "low": 1}
 
 # How an input names a file that came in it (see artifacts/inputs.py).
-INPUT_FILE = r"""'"\\u0000([0-9a-f]{{64}}) '"""
+INPUT_FILE = r"""'"\\u0000([0-9a-f]{64}) '"""
 
 # What of a job is found by its tags and its metadata. A number is written as it compares: 5.0 as 5.
 MARKS = f"""
@@ -33,6 +33,19 @@ MARKS = f"""
            left(CASE jsonb_typeof(value) WHEN 'number' THEN trim_scale(value::numeric)::text
                                          WHEN 'null' THEN 'null' ELSE value #>> '{{}}' END, {LABEL_EXCERPT})
     FROM jsonb_each(job.metadata) WHERE jsonb_typeof(value) NOT IN ('object', 'array')
+"""
+
+# What most jobs have none of: marks, a hold, files that came in the input.
+_EXTRAS = f""", mark AS (
+    INSERT INTO job_marks (tenant_id, name, value, job_id)
+    SELECT job.tenant_id, mark.name, mark.value, job.id FROM job CROSS JOIN LATERAL ({MARKS}) AS mark
+), hold AS (
+    INSERT INTO holds (job_id) SELECT id FROM job WHERE '{HOLD}' = ANY (tags)
+), input_file AS (
+    INSERT INTO input_files (job_id, sha256)
+    SELECT DISTINCT id, found[1] FROM job, regexp_matches(input, {INPUT_FILE}, 'g') AS found
+    WHERE strpos(input, '\\u0000') > 0
+)
 """
 
 _INSERT_JOB = f"""
@@ -51,16 +64,7 @@ job AS (
 ), event AS (
     INSERT INTO job_events (job_id, event, status, attempt)
     SELECT id, '{Event.REGISTERED}', {target(Event.REGISTERED)}, 0 FROM job
-), mark AS (
-    INSERT INTO job_marks (tenant_id, name, value, job_id)
-    SELECT job.tenant_id, mark.name, mark.value, job.id FROM job CROSS JOIN LATERAL ({{marks}}) AS mark
-), hold AS (
-    INSERT INTO holds (job_id) SELECT id FROM job WHERE '{HOLD}' = ANY (tags)
-), input_file AS (
-    INSERT INTO input_files (job_id, sha256)
-    SELECT DISTINCT id, found[1] FROM job, regexp_matches(input, {INPUT_FILE}, 'g') AS found
-    WHERE strpos(input, '\\u0000') > 0
-)
+){{extras}}
 SELECT id, created_at FROM job
 """
 
@@ -71,11 +75,13 @@ _GIVEN = """SELECT $1::uuid, $2::uuid, $3::text, $4::text, $5::text, $6::text, $
 _GIVEN_ROUTE = "$16::text, $17::float8, $18::text FROM job"
 
 
-def _insert_one(only_if: str = "") -> str:
-    return _INSERT_JOB.format(marks=MARKS, rows=_GIVEN + only_if, rank="$12::smallint", route=_GIVEN_ROUTE)
+def _insert_one(only_if: str = "", extras: str = _EXTRAS) -> str:
+    return _INSERT_JOB.format(rows=_GIVEN + only_if, rank="$12::smallint", route=_GIVEN_ROUTE, extras=extras)
 
 
+# PostgreSQL prepares each part of a statement, be there a row for it or not, so jobs without extras have their own.
 _REGISTER = "WITH " + _insert_one()
+_REGISTER_PLAIN = "WITH " + _insert_one(extras="")
 
 # A key that lasts only some seconds is used anew after them, and before them if the job that it made has failed.
 _OVER = f"""{{lasts}} IS NOT NULL AND (
@@ -104,7 +110,7 @@ _RULE = """LEFT JOIN LATERAL (
 
 # $1 the jobs, $2 the IDs of the new ones
 _RETRY_MANY = "WITH " + _INSERT_JOB.format(
-    marks=MARKS,
+    extras=_EXTRAS,
     rank=f"CASE priority WHEN 'low' THEN {RANK['low']} ELSE {RANK['normal']} END",
     route=f"""CASE WHEN asked_provider IS NOT NULL OR rule.alone THEN NULL
                 WHEN rule.prefer = 'gpu' THEN 'fal' WHEN rule.prefer = 'fal' THEN 'gpu' END,
@@ -151,7 +157,8 @@ def _job_values(job: NewJob) -> tuple[object, ...]:
 
 async def register(db: Database, job: NewJob) -> datetime:
     """Durable when it returns. Returns when the job was created."""
-    row = await db.fetchrow_together(_REGISTER, *_job_values(job))
+    statement = _REGISTER if job.tags or job.metadata != "{}" or "\\u0000" in job.input else _REGISTER_PLAIN
+    row = await db.fetchrow_together(statement, *_job_values(job))
     assert row is not None
     return row["created_at"]  # type: ignore[no-any-return]
 

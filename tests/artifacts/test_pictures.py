@@ -12,7 +12,8 @@ from PIL import Image
 
 from service.artifacts import decoders, pictures
 from service.artifacts.decoders import PictureRefused
-from service.artifacts.pictures import Mask, Picture, measure, measure_in_child, measure_mask
+from service.artifacts.measuring import measure, measure_mask
+from service.artifacts.pictures import Mask, Picture, measure_in_child
 
 OCTETS = Picture("application/octet-stream", None, None)
 
@@ -200,7 +201,7 @@ LESS = "from service.artifacts import decoders\n\n    decoders.CPU_SECONDS = 1\n
 
 def child_with(measure: str, folder: Path) -> str:
     """The real child, but for its `measure`."""
-    source = Path(pictures.__file__).read_text().replace("    answer(main)", f"    {LESS}")
+    source = Path(pictures.MEASURING).read_text().replace("    answer(main)", f"    {LESS}")
     child = folder / "child.py"
     child.write_text(source.replace("def main(", f"def measure(path):\n    {measure}\n\n\ndef main("))
     return str(child)
@@ -208,7 +209,7 @@ def child_with(measure: str, folder: Path) -> str:
 
 async def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> str:
     """Why a picture is refused that makes its decoder do that."""
-    monkeypatch.setattr(pictures, "__file__", child_with(body, tmp_path))
+    monkeypatch.setattr(pictures, "MEASURING", child_with(body, tmp_path))
     with pytest.raises(PictureRefused) as caught:
         await measure_in_child(tmp_path, mask=False)
     return str(caught.value)
@@ -237,6 +238,6 @@ async def test_a_child_inherits_no_secrets(tmp_path: Path, monkeypatch: pytest.M
 async def test_a_child_that_cannot_start_is_our_fault_and_not_the_pictures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "__file__", str(tmp_path / "missing.py"))
+    monkeypatch.setattr(pictures, "MEASURING", str(tmp_path / "missing.py"))
     with pytest.raises(RuntimeError, match="could not run"):
         await measure_in_child(tmp_path, mask=False)

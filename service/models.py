@@ -205,6 +205,12 @@ live_jobs = Table(
     one_of("duty", Duty),
     Index("ix_live_jobs_tenant_id_job_id", "tenant_id", "job_id"),
     Index("ix_live_jobs_to_submit", "provider", "rank", "due_at", postgresql_where=text("duty = 'submit'")),
+    # Those that wait for a GPU worker, oldest first.
+    Index(
+        "ix_live_jobs_in_line",
+        "job_id",
+        postgresql_where=text("provider = 'gpu' AND run IS NULL AND duty = 'report'"),
+    ),
     Index("ix_live_jobs_due", "due_at", postgresql_where=text("duty <> 'submit'")),
     Index("ix_live_jobs_deadline", "deadline_at", postgresql_where=text("duty = 'submit' AND deadline_at IS NOT NULL")),
     Index("ix_live_jobs_start_by", "start_by", postgresql_where=text("duty = 'submit' AND start_by IS NOT NULL")),

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from time import monotonic
 from typing import Any
 
@@ -22,8 +23,9 @@ class AheadFailed(RuntimeFailure):
 class Ahead:
     """Asked from the model's thread; the fetching is on the loop. Inputs go by the request IDs of their attempts."""
 
-    def __init__(self, pictures: Pictures, loop: asyncio.AbstractEventLoop) -> None:
-        self._pictures = pictures
+    def __init__(self, now: Pictures, ahead: Pictures, loop: asyncio.AbstractEventLoop) -> None:
+        """What is fetched ahead never holds up what is fetched now: each has limits of its own."""
+        self._now, self._ahead = now, ahead
         self._loop = loop
         self._waiting: dict[str, Future[Loaded]] = {}
 
@@ -32,7 +34,7 @@ class Ahead:
         return self.take(name) or self.anew(asked)
 
     def anew(self, asked: Mapping[str, Any]) -> Future[Loaded]:
-        return asyncio.run_coroutine_threadsafe(self._load(asked), self._loop)
+        return asyncio.run_coroutine_threadsafe(_loaded(self._now, asked), self._loop)
 
     def look(self, inputs: Mapping[str, Mapping[str, Any]]) -> None:
         """These are next; what was fetched for others is dropped."""
@@ -49,20 +51,25 @@ class Ahead:
     def waiting(self, name: str) -> Future[Loaded] | None:
         return self._waiting.get(name)
 
-    async def _load(self, asked: Mapping[str, Any]) -> Loaded:
-        began = monotonic()
-        pictures = await self._pictures.of(asked)
-        return pictures, monotonic() - began
-
     async def _load_ahead(self, asked: Mapping[str, Any]) -> Loaded:
-        try:
-            loaded = await self._load(asked)
-        except RuntimeFailure as error:
-            raise AheadFailed(str(error)) from error
-        others = [loading.result()[0] for loading in list(self._waiting.values()) if _is_there(loading)]
-        if sum(map(_pixels, [loaded[0], *others])) > MOST_PIXELS_TOGETHER:
-            raise AheadFailed("there is no room for it yet")
-        return loaded
+        """Raises AheadFailed, from where no frame holds a picture: what has failed is kept until its turn."""
+        loaded: Loaded | None = None
+        with suppress(Exception):  # Whatever it was, it is told of when it comes again.
+            loaded = await _loaded(self._ahead, asked)
+        if loaded is not None and self._has_room(loaded):
+            return loaded
+        words = "it could not be had" if loaded is None else "there was no room for it"
+        loaded = None
+        raise AheadFailed(words)
+
+    def _has_room(self, loaded: Loaded) -> bool:
+        others = (loading.result() for loading in list(self._waiting.values()) if _is_there(loading))
+        return sum(_pixels(pictures) for pictures, _ in (loaded, *others)) <= MOST_PIXELS_TOGETHER
+
+
+async def _loaded(pictures: Pictures, asked: Mapping[str, Any]) -> Loaded:
+    began = monotonic()
+    return await pictures.of(asked), monotonic() - began
 
 
 def _is_there(loading: Future[Loaded]) -> bool:

@@ -1,4 +1,4 @@
-"""What one worker process does: it loads one model, runs one job after another, and tells of them.
+"""What one worker process does: it loads one model, runs jobs, several together where that pays, and tells of them.
 
 The model has the main thread. Everything that must go on meanwhile, heartbeats and the telling of results, is on an
 event loop of a second thread, so that neither waits for the other.
@@ -11,7 +11,7 @@ import threading
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from time import monotonic, sleep
@@ -29,7 +29,7 @@ from service.gpu.calls import MOST_AHEAD
 from service.gpu.config import WorkerConfig
 from service.gpu.identity import WorkerKey
 from service.gpu.line import Behind, Line, LineDown, Permission
-from service.gpu.outbox import Outbox
+from service.gpu.outbox import Outbox, Result
 from service.gpu.pictures import Pictures
 from service.gpu.queues import Ticket
 from service.gpu.runtimes.base import (
@@ -65,8 +65,8 @@ DEVICE_LOST, UNSTOPPABLE, ORPHANED = 70, 71, 72
 
 Result_ = TypeVar("Result_")
 
-# For so long the device waits for the pictures of those that could share a batch; they were asked for with the first's.
-GATHER_SECONDS = 0.2
+# For so long the service is asked whether others may join a run that could begin.
+JOIN_SECONDS = 2.0
 
 
 class AnyInput(BaseModel):
@@ -79,14 +79,14 @@ class NotNow(Exception):
     """The job was not begun, and somebody else may begin it."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Run:
     """One that the service knows to be under way."""
 
     ticket: Ticket
     begun: Permission
     watch: RunWatch
-    beating: Future[None]
+    beating: Future[None] = field(init=False)
 
 
 def find_runtime(config: WorkerConfig) -> Runtime:
@@ -107,6 +107,8 @@ class Bench:
         self.config = config
         self.state = "loading"
         self._runtime: Runtime | None = None
+        # Whether they may begin was asked, and not answered.
+        self._unheard: set[str] = set()
         self._model = Catalog([*config.models, config.model]).find(config.model)
         self._key = WorkerKey.kept_in(config.place)
         name = f"{config.model}@{config.device}".replace("/", ".").replace(":", "-")
@@ -137,12 +139,15 @@ class Bench:
             return
         if self._outbox.holds(ticket.request_id):
             return  # It was run before, and is being told of.
-        begun = self._wait_for(self._start(ticket, ahead=min(2 * self._most - 1, MOST_AHEAD)))
+        again = ticket.request_id in self._unheard
+        self._unheard.discard(ticket.request_id)
+        begun = self._wait_for(self._start(ticket, again, min(2 * self._most - 1, MOST_AHEAD)))
         if isinstance(begun, str):
             log.info("a message is not acted on", request_id=ticket.request_id, why=begun)
             return
         self._now("busy")
-        runs = [self._under_way(ticket, begun)]
+        runs: list[Run] = []
+        self._begin(ticket, begun, runs)
         try:
             self._run(runs)
         finally:
@@ -165,57 +170,68 @@ class Bench:
         """How many inputs the device may have at a time."""
         return self._runtime.most if isinstance(self._runtime, Batching) else 1
 
-    def _under_way(self, ticket: Ticket, begun: Permission) -> Run:
-        watch = RunWatch()
-        return Run(
-            ticket, begun, watch, asyncio.run_coroutine_threadsafe(self._beat(ticket, begun.run, watch), self._loop)
-        )
+    def _begin(self, ticket: Ticket, begun: Permission, runs: list[Run]) -> Run:
+        """It is under way beside the others, and the service hears so from now on."""
+        run = Run(ticket, begun, RunWatch())
+        runs.append(run)
+        run.beating = asyncio.run_coroutine_threadsafe(self._beat(run, runs), self._loop)
+        return run
 
     def _run(self, runs: list[Run]) -> None:
         """Of the first, to which those are added that can go with it."""
-        try:
-            for run, outcome in zip(runs, self._outcomes(runs), strict=True):
+        failures: list[Exception] = []
+        for run, outcome in zip(runs, self._outcomes(runs), strict=True):
+            try:
                 self._keep(run, outcome)
-        except DeviceLost as error:
-            for run in runs:
-                run.watch.log(f"The device is lost: {error}")
-                self._flush(run)
-            say(f"{self.config.device} is lost ({error}); this process is replaced")
-            os._exit(DEVICE_LOST)
+            except Exception as error:  # That one end cannot be kept is no reason to lose the others.
+                failures.append(error)
+        for lost in failures:
+            if isinstance(lost, DeviceLost):
+                self._wait_for(self._flush(runs, f"The device is lost: {lost}"))
+                say(f"{self.config.device} is lost ({lost}); this process is replaced")
+                os._exit(DEVICE_LOST)
+        if failures:
+            raise failures[0]
 
     def _keep(self, run: Run, outcome: Product | Exception) -> None:
-        """The end of a run, on disk."""
+        """The end of a run, on disk. Raises DeviceLost, which is none."""
+        if isinstance(outcome, DeviceLost):
+            raise outcome
         if not run.watch.takes_end():
             return
-        files: list[ProducedFile] = []
         if isinstance(outcome, Product):
             result, files = ends.completed(run.ticket, run.begun.run, run.watch, outcome)
-        elif isinstance(outcome, Cancelled):
-            if run.watch.stop != "cancelled":
-                return  # It has ended without us, or another worker has it.
-            result = ends.cancelled(run.ticket, run.begun.run)
-        else:
-            result = ends.failed(run.ticket, run.begun.run, run.watch, outcome)
+            self._put(run, result, files)
+        elif not isinstance(outcome, Cancelled):
+            self._put(run, ends.failed(run.ticket, run.begun.run, run.watch, outcome))
+        elif run.watch.stop == "cancelled":
+            self._put(run, ends.cancelled(run.ticket, run.begun.run))
+        # Else it has ended without us, or another worker has it.
+
+    def _put(self, run: Run, result: Result, files: Sequence[ProducedFile] = ()) -> None:
         # Told of beside the next run, with the result: words are no reason to let the device wait.
         result.lines, result.done, result.of = run.watch.take_lines(MOST_LINES), run.watch.done, run.watch.of
-        self._outbox.put(result, files)
+        self._outbox.put(result, list(files))
         self._loop.call_soon_threadsafe(self._teller.woken.set)
 
     def _outcomes(self, runs: list[Run]) -> Sequence[Product | Exception]:
-        """One for each, of those also that are added here. Raises DeviceLost."""
+        """One for each, of those also that are added here."""
         runtime = self._runtime
         assert runtime is not None
         try:
             call = self._call_of(runs[0])
-            # A model's own code may let the device's errors through, and after some of them no job would succeed.
-            with told_apart():
-                if isinstance(runtime, Batching) and (added := self._added(runtime, runs, call)):
-                    return _none_lost(runtime.run_many([call, *added]))
-                return [_alone(runtime, call, runs[0].watch)]
-        except DeviceLost:
-            raise
+            calls = [call, *self._joined(runtime, runs, call)] if isinstance(runtime, Batching) else [call]
         except Exception as error:  # a model's own code may raise anything
             return [error] * len(runs)
+        if isinstance(runtime, Batching) and len(calls) > 1:
+            try:
+                with told_apart():
+                    return runtime.run_many(calls)
+            except DeviceLost as error:
+                return [error] * len(runs)
+            except Exception as error:  # One of them may be to blame, and no other is to fail with it.
+                log.exception("a batch failed; each of it is run alone", jobs=len(calls), error=repr(error))
+        return [_alone(runtime, call, run.watch) for call, run in zip(calls, runs, strict=True)]
 
     def _call_of(self, run: Run) -> Call:
         """With its pictures, while those of the next are fetched. Raises what ends the run."""
@@ -237,7 +253,7 @@ class Bench:
                 wanted[each.ticket.request_id] = each.input
         self._ahead.look(wanted)
 
-    def _added(self, runtime: Batching, runs: list[Run], call: Call) -> list[Call]:
+    def _joined(self, runtime: Batching, runs: list[Run], call: Call) -> list[Call]:
         """Those next in line join the runs, as far as they can share a batch with the first and their pictures are
         there. Nobody is overtaken. Their messages come later, and then there is nothing to do for them.
 
@@ -246,27 +262,26 @@ class Bench:
         [first] = runs
         if first.begun.run > 1:
             return []
-        key, until = runtime.batch_key(call), monotonic() + GATHER_SECONDS
-        ready: list[tuple[Ticket, BaseModel, Loaded]] = []
+        key, until = runtime.batch_key(call), monotonic() + self.config.gather_seconds
+        ready: dict[str, tuple[Ticket, BaseModel, Loaded]] = {}
         for behind in first.begun.behind[: runtime.most - 1]:
-            loading = self._ahead.waiting(behind.ticket.request_id)
-            if loading is None:
+            name = behind.ticket.request_id
+            loading = self._ahead.waiting(name)
+            if loading is None or self._outbox.holds(name):
                 break
             fitted = self._fitted(behind.input)
             if runtime.batch_key(Call(fitted, [], first.watch)) != key:
                 break
             try:
-                ready.append((behind.ticket, fitted, loading.result(max(until - monotonic(), 0))))
+                ready[name] = behind.ticket, fitted, loading.result(max(until - monotonic(), 0))
             except (TimeoutError, CancelledError, AheadFailed):
                 break
+        self._wait_for(self._begin_all([ticket for ticket, _, _ in ready.values()], runs))
         calls: list[Call] = []
-        permissions = self._wait_for(self._start_all([ticket for ticket, _, _ in ready]))
-        for (ticket, fitted, (pictures, seconds)), begun in zip(ready, permissions, strict=True):
-            if isinstance(begun, Permission):
-                self._ahead.take(ticket.request_id)
-                run = self._under_way(ticket, begun)
-                runs.append(run)
-                calls.append(Call(fitted, pictures, run.watch, seconds))
+        for run in runs[1:]:
+            self._ahead.take(run.ticket.request_id)
+            _, fitted, (pictures, seconds) = ready[run.ticket.request_id]
+            calls.append(Call(fitted, pictures, run.watch, seconds))
         return calls
 
     def _fitted(self, asked: dict[str, Any]) -> BaseModel:
@@ -276,11 +291,16 @@ class Bench:
         check_limits(self._model.limits, fitted)
         return fitted
 
-    def _flush(self, run: Run) -> None:
+    async def _flush(self, runs: Sequence[Run], words: str) -> None:
         """What was said last before this process ends."""
-        watch = run.watch
-        with suppress(LineDown):
-            self._wait_for(self._line.beat(run.ticket, run.begun.run, watch.done, watch.of, watch.take_lines()))
+
+        async def flush(run: Run) -> None:
+            watch = run.watch
+            watch.log(words)
+            with suppress(LineDown):
+                await self._line.beat(run.ticket, run.begun.run, watch.done, watch.of, watch.take_lines())
+
+        await asyncio.gather(*map(flush, runs))
 
     def _wait_for(self, work: Coroutine[Any, Any, Result_]) -> Result_:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -290,18 +310,30 @@ class Bench:
         http = await self._stack.enter_async_context(open_http(guard=None, connect_seconds=5.0, read_seconds=15.0))
         guard = AddressGuard(self.config.allow_private_networks, frozenset({authority(self.config.service_url)}))
         strangers = await self._stack.enter_async_context(open_http(guard=guard))
-        self._ahead = Ahead(Pictures(strangers, self.config.service_url), self._loop)
+        now, ahead = (Pictures(strangers, self.config.service_url) for _ in range(2))
+        self._ahead = Ahead(now, ahead, self._loop)
         self._line = Line(http, self.config.service_url, self._key, self.config.worker)
         self._teller = Teller(self._outbox, self._line)
         self._beside = [
             asyncio.create_task(work) for work in (self._teller.tell_all(), self._say_hello(), self._follow_parent())
         ]
 
-    async def _start_all(self, tickets: Sequence[Ticket]) -> list[Permission | str | BaseException]:
-        return await asyncio.gather(*map(self._start, tickets), return_exceptions=True)
+    async def _begin_all(self, tickets: Sequence[Ticket], runs: list[Run]) -> None:
+        await asyncio.gather(*(self._begin_another(ticket, runs) for ticket in tickets))
 
-    async def _start(self, ticket: Ticket, ahead: int = 0) -> Permission | str:
-        until, pause, again = monotonic() + START_SECONDS, FIRST_PAUSE_SECONDS, False
+    async def _begin_another(self, ticket: Ticket, runs: list[Run]) -> None:
+        """If it may begin, and we hear so at once."""
+        try:
+            async with asyncio.timeout(JOIN_SECONDS):
+                begun = await self._line.start(ticket, fresh=True)
+        except (LineDown, TimeoutError):
+            self._unheard.add(ticket.request_id)  # Its message comes to us or to somebody else.
+            return
+        if isinstance(begun, Permission):
+            self._begin(ticket, begun, runs)
+
+    async def _start(self, ticket: Ticket, again: bool, ahead: int) -> Permission | str:
+        until, pause = monotonic() + START_SECONDS, FIRST_PAUSE_SECONDS
         while True:
             try:
                 return await self._line.start(ticket, again=again, ahead=ahead)
@@ -313,37 +345,38 @@ class Bench:
             await asyncio.sleep(pause)
             pause = min(2 * pause, 10.0)
 
-    async def _beat(self, ticket: Ticket, run: int, watch: RunWatch) -> None:
+    async def _beat(self, run: Run, runs: Sequence[Run]) -> None:
+        watch = run.watch
         while True:
             await asyncio.sleep(BEAT_SECONDS)
             lines = watch.take_lines()
             try:
-                stop = await self._line.beat(ticket, run, watch.done, watch.of, lines)
+                stop = await self._line.beat(run.ticket, run.begun.run, watch.done, watch.of, lines)
             except LineDown as error:
                 watch.put_back(lines)
                 log.warning("a heartbeat was not heard", error=str(error))
                 stop = None
             if stop is not None:
                 watch.halt(stop)
-            if watch.stop is None:
-                continue
-            if watch.heeded:
-                # Those that share the device with it go on, and nobody is to wait for them.
-                if watch.stop == "cancelled" and watch.takes_end():
-                    self._outbox.put(ends.cancelled(ticket, run))
-                    self._teller.woken.set()
-                return
-            if monotonic() - watch.stopped_at > self.config.grace_seconds:
-                await self._break_off(ticket, run, watch.stop)
+            if watch.stop == "cancelled" and len(runs) > 1 and watch.takes_end():
+                # The others go on, and it is not to wait for them.
+                self._put(run, ends.cancelled(run.ticket, run.begun.run))
+            stopped = [each.watch.stopped_at for each in runs if each.watch.stop is not None]
+            if len(stopped) == len(runs) and monotonic() - max(stopped) > self.config.grace_seconds:
+                await self._break_off(runs)
 
-    async def _break_off(self, ticket: Ticket, run: int, why: str) -> None:
+    async def _break_off(self, runs: Sequence[Run]) -> None:
         """The model does not listen: this process ends, and the pool starts another."""
-        log.error("a run did not stop when it was told to; its process is ended", request_id=ticket.request_id)
-        if why == "cancelled":
-            self._outbox.put(ends.cancelled(ticket, run))
-            with suppress(LineDown):
-                async with asyncio.timeout(5):
-                    await self._teller.tell_of(ticket.request_id)
+        left = [run for run in runs if run.watch.takes_end()]
+        if not left and len(runs) == 1:
+            return  # Its end is being kept just now.
+        log.error("a run did not stop when it was told to; its process is ended", request_id=runs[0].ticket.request_id)
+        for run in left:
+            if run.watch.stop == "cancelled":
+                self._put(run, ends.cancelled(run.ticket, run.begun.run))
+                with suppress(LineDown, TimeoutError):
+                    async with asyncio.timeout(5):
+                        await self._teller.tell_of(run.ticket.request_id)
         os._exit(UNSTOPPABLE)
 
     async def _say_hello(self) -> None:
@@ -373,22 +406,21 @@ def say(line: str) -> None:
     sys.stderr.flush()
 
 
-def _none_lost(outcomes: Sequence[Product | Exception]) -> Sequence[Product | Exception]:
-    """Raises DeviceLost if one is that."""
-    for outcome in outcomes:
-        if isinstance(outcome, DeviceLost):
-            raise outcome
-    return outcomes
-
-
-def _alone(runtime: Runtime, call: Call, watch: RunWatch) -> Product:
+def _alone(runtime: Runtime, call: Call, watch: RunWatch) -> Product | Exception:
     pauses = iter(SERVER_PAUSES)
     while True:
         try:
-            return runtime.run(call.input, call.pictures, watch, loaded_seconds=call.loaded_seconds)
+            # A model's own code may let the device's errors through, and after some of them no job would succeed.
+            with told_apart():
+                return runtime.run(call.input, call.pictures, watch, loaded_seconds=call.loaded_seconds)
         except ServerAway as error:
             # It may be on its way up again, and all that wait would fail meanwhile, one after the other.
             if (pause := next(pauses, None)) is None:
-                raise
+                return error
             watch.log(f"{error}; it is tried again in {pause:g} s")
-            watch.rest(pause)
+            try:
+                watch.rest(pause)
+            except Cancelled as cancelled:
+                return cancelled
+        except Exception as error:  # a model's own code may raise anything
+            return error

@@ -34,13 +34,26 @@ KEPT_FROM_WORKERS = ("ROUNDTRIP_DATABASE_URL", "ROUNDTRIP_ADMIN_KEY", "FAL_KEY",
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="For the model's runtime.")
 @click.option("--runtime", metavar="MODULE:FUNCTION", help="A runtime of your own instead of ours.")
 @click.option("--load-seconds", type=click.FloatRange(1), default=900, show_default=True, help="For loading, at most.")
-@click.option("--longest-seconds", type=click.FloatRange(1), default=3_600, show_default=True, help="For one job.")
+@click.option(
+    "--longest-seconds",
+    type=click.FloatRange(1),
+    default=3_600,
+    show_default=True,
+    help="For one job, or those together.",
+)
 @click.option(
     "--grace-seconds",
     type=click.FloatRange(0),
     default=30,
     show_default=True,
     help="For a model to heed a cancel, before its process is ended.",
+)
+@click.option(
+    "--gather-seconds",
+    type=click.FloatRange(0, 60),
+    default=0.2,
+    show_default=True,
+    help="For the pictures of others that could run together with one whose own are there.",
 )
 @data_option
 def gpu_worker(
@@ -52,6 +65,7 @@ def gpu_worker(
     load_seconds: float,
     longest_seconds: float,
     grace_seconds: float,
+    gather_seconds: float,
     data: Path | None,
 ) -> None:
     """Run a model's jobs on a GPU of this machine.
@@ -83,6 +97,7 @@ def gpu_worker(
         load_seconds=load_seconds,
         longest_seconds=longest_seconds,
         grace_seconds=grace_seconds,
+        gather_seconds=gather_seconds,
     )
     _register(config, database_url)
     for name in KEPT_FROM_WORKERS:

@@ -27,6 +27,7 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     models: list[str] = []
     load_seconds: float = 900.0
     grace_seconds: float = 30.0
+    gather_seconds: float = 0.2
     longest_seconds: float = 3_600.0
 
     def publish(self) -> None:

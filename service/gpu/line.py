@@ -53,10 +53,12 @@ class Line:
         self._key = key
         self._worker = worker
 
-    async def start(self, ticket: Ticket, *, again: bool = False, ahead: int = 0) -> Permission | str:
+    async def start(
+        self, ticket: Ticket, *, again: bool = False, fresh: bool = False, ahead: int = 0
+    ) -> Permission | str:
         """May I begin? If not, why. `again`: the answer to the same question was lost. Raises LineDown."""
         path = f"{ticket.runs_path}/start"
-        said = await self._say(path, Start(path, self._worker, again, ahead), ticket.request_id)
+        said = await self._say(path, Start(path, self._worker, again, fresh, ahead), ticket.request_id)
         if isinstance(said.get("no"), str):
             return str(said["no"])
         if type(said.get("run")) is not int or not isinstance(said.get("input"), dict):
@@ -113,10 +115,11 @@ class Line:
 
 
 def _behind(said: Any) -> list[Behind]:
+    """It is advice only: a service of another version may say it otherwise."""
     try:
         return msgspec.convert(said, list[Behind])
-    except msgspec.ValidationError as error:
-        raise LineDown("the service's answer makes no sense") from error
+    except msgspec.ValidationError:
+        return []
 
 
 def envelope_of(request_id: str, status: int, payload: Any, error: str | None = None) -> bytes:

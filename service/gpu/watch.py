@@ -20,7 +20,6 @@ class RunWatch:
         self.of: int | None = None
         self.stop: str | None = None
         self.stopped_at = 0.0
-        self.heeded = False
         self._ending = threading.Lock()
         self._lines: deque[str] = deque(maxlen=MOST_LINES)
         self._awaited: Future[Any] | None = None
@@ -29,7 +28,6 @@ class RunWatch:
     def step(self, done: int, of: int | None) -> None:
         self.done, self.of = done, of
         if self.stop is not None:
-            self.heeded = True
             raise Cancelled(self.stop)
 
     def log(self, line: str) -> None:

@@ -118,12 +118,17 @@ _WORKERS = f"""
 SELECT model, count(*)::int4 AS workers FROM gpu_workers
 WHERE seen_at > now() - interval '{GONE_SECONDS} s' AND state <> 'loading' GROUP BY model
 """
+# Of runs that share a device each takes its share of the time; what is told beside the next run is no sharing.
 _WAIT = """
+WITH latest AS (
+    SELECT worker, started_at, ended_at, started_at + (ended_at - started_at) / 2 AS middle
+    FROM runs WHERE model = $1 AND how = 'finished' ORDER BY started_at DESC LIMIT 20
+)
 SELECT (SELECT count(*) FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
         WHERE live_jobs.provider = 'gpu' AND jobs.model = $1)::int4 AS jobs,
-       (SELECT extract(epoch FROM avg(ended_at - started_at)) FROM (
-           SELECT started_at, ended_at FROM runs WHERE model = $1 AND how = 'finished'
-           ORDER BY started_at DESC LIMIT 20) AS latest)::float8 AS run_seconds
+       (SELECT avg(extract(epoch FROM ended_at - started_at) / (
+           SELECT count(*) FROM latest other WHERE other.worker = latest.worker
+           AND latest.middle BETWEEN other.started_at AND other.ended_at)) FROM latest)::float8 AS run_seconds
 """
 
 

@@ -25,7 +25,7 @@ class NoGo(StrEnum):
 
     OVER = "over"  # it has ended, or somebody else has it
     CANCELLED = "cancelled"
-    TAKEN = "taken"  # another worker is at it
+    TAKEN = "taken"  # another worker is at it, or was
     CRASHED = "crashed"  # too often
 
 
@@ -45,21 +45,20 @@ FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
 JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt
 WHERE live_jobs.job_id = $1 FOR UPDATE OF live_jobs
 """
-# Live jobs begin with their time, so the first that wait are found early. They are in the order of their messages: one
-# that was begun before another that waits longer would make that one's message seem lost. What has crashed before is to
-# have a device to itself.
+# Those that were registered first, in the order of their messages: one that is begun before another that waits longer
+# makes that one's message seem lost. What has crashed before is to have a device to itself.
 IN_SIGHT = 256
 _IN_LINE = f"""
 SELECT job_id, attempt, input FROM (
-    SELECT live_jobs.job_id, live_jobs.attempt, coalesce(attempts.sent_at, attempts.claimed_at) AS sent_at
+    SELECT live_jobs.job_id, live_jobs.attempt, jobs.input, coalesce(attempts.sent_at, attempts.claimed_at) AS sent_at
     FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
     JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt
-    WHERE live_jobs.provider = $2 AND live_jobs.run IS NULL AND live_jobs.duty = '{Duty.REPORT}'
+    WHERE live_jobs.provider = 'gpu' AND live_jobs.run IS NULL AND live_jobs.duty = '{Duty.REPORT}'
       AND live_jobs.cancel_requested_at IS NULL AND jobs.model = $1
       AND NOT EXISTS (SELECT FROM runs WHERE runs.job_id = live_jobs.job_id AND runs.attempt = live_jobs.attempt)
     ORDER BY live_jobs.job_id LIMIT {IN_SIGHT}
-) AS waiting JOIN jobs ON jobs.id = waiting.job_id
-ORDER BY sent_at, job_id LIMIT $3
+) AS waiting
+ORDER BY sent_at, job_id LIMIT $2
 """
 _LAST = f"""
 SELECT number, worker, ended_at IS NULL AS open, heartbeat_at > now() - interval '{STALE_SECONDS} s' AS beating,
@@ -120,10 +119,12 @@ async def start(
     request_id: str,
     *,
     again: bool = False,
+    fresh: bool = False,
 ) -> Started | NoGo:
     """A worker has the message of an attempt, for the first time or once more: may it begin?
 
     `again`: the process that asks did so before, so a run that it then began has not crashed; it heard no answer.
+    `fresh`: it has no message, and may begin what nobody began before.
     """
     async with db.transaction() as connection:
         live = await connection.fetchrow(_OWNER, job_id)
@@ -134,7 +135,7 @@ async def start(
         if live["cancel_requested_at"] is not None:
             return NoGo.CANCELLED
         last = await connection.fetchrow(_LAST, job_id, attempt)
-        if last is not None and last["open"] and last["beating"] and last["worker"] != worker:
+        if last is not None and (fresh or (last["open"] and last["beating"] and last["worker"] != worker)):
             return NoGo.TAKEN
         if again and last is not None and last["open"] and last["worker"] == worker:
             await connection.execute(_GO_ON, job_id, attempt, last["number"])
@@ -159,9 +160,9 @@ class Waiting:
     input: str
 
 
-async def in_line(db: Database, model: str, provider: str, most: int) -> list[Waiting]:
+async def in_line(db: Database, model: str, most: int) -> list[Waiting]:
     """Those that wait for a worker for the first time, in their order."""
-    return [Waiting(**dict(row)) for row in await db.fetch(_IN_LINE, model, provider, most)]
+    return [Waiting(**dict(row)) for row in await db.fetch(_IN_LINE, model, most)]
 
 
 _BEAT = f"""

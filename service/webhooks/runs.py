@@ -37,6 +37,8 @@ log = structlog.get_logger()
 LARGEST_WORD = 256 * 2**10
 LARGEST_FILE = 512 * 2**20
 MOST_LINES_A_BEAT = 100
+# Of inputs that are named ahead of their turn.
+MOST_AHEAD_BYTES = 2**20
 LONGEST_LINE = 2_000
 Word = TypeVar("Word", Start, Beat, Hello)
 
@@ -49,7 +51,9 @@ async def start_run(request: Request) -> Response:
     job_id, attempt = await _address(request)
     word, key_id = await _said(request, Start)
     name = request_id_of(job_id, attempt)
-    begun = await runs.start(context.db, job_id, attempt, context.gpu.name, word.worker, key_id, name, again=word.again)
+    begun = await runs.start(
+        *(context.db, job_id, attempt, context.gpu.name, word.worker, key_id, name), again=word.again, fresh=word.fresh
+    )
     if isinstance(begun, NoGo):
         if begun is NoGo.CRASHED:
             context.nudger.nudge(TaskName.WATCH)
@@ -57,14 +61,20 @@ async def start_run(request: Request) -> Response:
         return _answer({"no": begun.value})
     said: dict[str, Any] = {"run": begun.number, "input": Raw(inputs.shown(begun.input, links).encode())}
     if word.ahead:
-        said["next"] = [
-            {
-                "ticket": await context.gpu.ticket(each.job_id, each.attempt, begun.model),
-                "input": Raw(inputs.shown(each.input, links).encode()),
-            }
-            for each in await runs.in_line(context.db, begun.model, context.gpu.name, word.ahead)
-        ]
+        said["next"] = await _next(request, begun.model, word.ahead)
     return _answer(said)
+
+
+async def _next(request: Request, model: str, most: int) -> list[dict[str, Any]]:
+    context: Context = request.state.context
+    links: FileLinks = request.state.links
+    room, found = MOST_AHEAD_BYTES, []
+    for each in await runs.in_line(context.db, model, most):
+        shown = inputs.shown(each.input, links).encode()
+        if (room := room - len(shown)) < 0:
+            break
+        found.append({"ticket": await context.gpu.ticket(each.job_id, each.attempt, model), "input": Raw(shown)})
+    return found
 
 
 async def hear_beat(request: Request) -> Response:

@@ -1,6 +1,7 @@
 """A small real model: what colours a picture has, and a mask of its brighter half. Its prompt is its stage direction.
 
-`wait N` takes N steps of 50 ms; `deaf` never asks whether to stop; `lost`, `asserted`, `full`, `odd` fail as GPUs do;
+`wait N` takes N steps of 50 ms, and `still N` as long without a step; `deaf` never asks whether to stop; `spoils` fails
+those that run together with it, too; `lost`, `asserted`, `full`, `odd` fail as GPUs do;
 `large` answers more than a webhook may hold; `die NAME` kills its own process unless the file NAME says that it did so
 often enough.
 """
@@ -75,6 +76,10 @@ class Colours:
                 for step in range(int(number)):
                     watch.step(step, int(number))
                     time.sleep(STEP_SECONDS)
+            case ["still", number]:
+                time.sleep(int(number) * STEP_SECONDS)
+            case ["spoils"]:
+                raise ValueError("spoils")
             case ["deaf"]:
                 time.sleep(600)
             case ["lost"]:
@@ -110,6 +115,8 @@ class Together(Colours):
     def run_many(self, calls: Sequence[Call]) -> list[Product | Exception]:
         with Path(self._options["batches"]).open("a") as file:
             file.write(f"{len(calls)}\n")
+        if any(call.input.model_dump().get("prompt") == "spoils" for call in calls):
+            raise ValueError("of one, nobody says which")
 
         def run(call: Call) -> Product | Exception:
             try:

@@ -21,6 +21,8 @@ def batches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def worker(service: Service, batches: Path) -> Iterator[Worker]:
     options = ("--option", "together=4", "--option", f"batches={batches}")
+    # So long that each picture is there: what a batch is made of then depends on the line alone.
+    options += ("--gather-seconds", "30", "--grace-seconds", "1")
     with working(service, *options, name="together") as worker:
         yield worker
 
@@ -42,9 +44,10 @@ def submit(client: Driver, prompt: str) -> str:
 def waiting(client: Driver, prompts: Sequence[str]) -> list[str]:
     """Registered while the device is busy, and in line."""
     with busy(client):
-        jobs = [submit(client, prompt) for prompt in prompts]
-        for job in jobs:
-            client.reaches(job, "submitted")
+        jobs = []
+        for prompt in prompts:  # One by one, so that their messages are in this order.
+            jobs.append(submit(client, prompt))
+            client.reaches(jobs[-1], "submitted")
     return jobs
 
 
@@ -82,6 +85,28 @@ def test_one_of_them_is_cancelled_and_the_others_go_on(client: Driver, worker: W
     cancel(client, jobs[0])
     cancel(client, jobs[2])
     assert [client.ended(job)["status"] for job in (jobs[0], jobs[2])] == ["cancelled"] * 2
+    assert sizes(batches) == [3]
+
+
+def test_one_that_is_cancelled_and_not_asked_any_more_ends_without_the_others(
+    client: Driver, worker: Worker, batches: Path
+) -> None:
+    """A row that has all its tokens is not stepped, and its batch goes on for longer than the grace."""
+    process = worker.model_process()
+    jobs = waiting(client, ["still 100", "wait 100"])
+    for job in jobs:
+        client.reaches(job, "in_progress")
+    cancel(client, jobs[0])
+    assert client.ended(jobs[0])["status"] == "cancelled"
+    assert client.job(jobs[1])["status"] == "in_progress"
+    assert client.ended(jobs[1])["status"] == "completed"
+    assert worker.model_process() == process
+    assert sizes(batches) == [2]
+
+
+def test_what_fails_a_whole_batch_fails_nobody_but_itself(client: Driver, worker: Worker, batches: Path) -> None:
+    jobs = [client.ended(job) for job in waiting(client, ["look", "spoils", "look"])]
+    assert [job["status"] for job in jobs] == ["completed", "failed", "completed"]
     assert sizes(batches) == [3]
 
 

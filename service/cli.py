@@ -44,6 +44,21 @@ class Program(click.Group):
                 if isinstance(ended, SettingsError):
                     end(ended.line, 2)
             raise
+        except Exception as error:
+            from service.errors import Unavailable
+
+            if not isinstance(error, Unavailable):
+                raise
+            if _was_interrupted(error):
+                end("interrupted", 130)
+            end(error.message, 1)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Ctrl-C in the middle of a statement looks like a database that went away."""
+    while error is not None and not isinstance(error, asyncio.CancelledError):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @click.group(cls=Program)

@@ -67,6 +67,7 @@ def run_once(seed: int, size: Size, *, keep: bool) -> int:
         tell(f"faults: broken promises:\n{report.examples(done)}")
         tell(f"faults: what was seen is in {done.history.folder}; again: python -m faults {again(done)}")
         return 1
+    tell("faults: no promise was broken")
     if keep:
         tell(f"faults: what was seen is in {done.history.folder}")
     else:

@@ -152,5 +152,5 @@ def load_settings(**overrides: Any) -> Settings:
         name = str(problem["loc"][0])
         variable = name if name.isupper() else f"ROUNDTRIP_{name.upper()}"
         words = PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-        words = words.replace("Input should be", "must be", 1)
+        words = words.replace("Input should be", "must be", 1).partition(", unable to ")[0]
         raise SettingsError(f"{variable} {words}") from None

@@ -72,13 +72,13 @@ async def _started(program: str, *words: str) -> Process:
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-P", program, *words),
         env=ENVIRONMENT,
-        stdin=asyncio.subprocess.PIPE,
+        stdin=asyncio.subprocess.PIPE if WAIT in words else asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
 
 
-async def _answer_of(child: Process, told: bytes = b"") -> bytes:
+async def _answer_of(child: Process, told: bytes | None = None) -> bytes:
     try:
         async with asyncio.timeout(WALL_SECONDS):
             said, complaint = await child.communicate(told)

@@ -86,6 +86,8 @@ def _begin(word: str, conditions: Sequence[str], tenant: str, *, yes: bool, data
 
 
 def _words(word: str, found: "Preview") -> str:
+    if found.jobs == 0 and found.is_exact and not found.skipped:
+        return "No job is meant."
     least = "" if found.is_exact else "At least "
     cost = "nobody knows what they cost" if found.cost is None else f"{found.cost:f} {found.currency or ''}".rstrip()
     if found.cost is not None:

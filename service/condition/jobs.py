@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from service.condition.findings import LOOKED_THROUGH, MOST_COUNTED, Finding, Severity, Surroundings, agrees, number
+from service.jobs.due import GONE_SECONDS
 from service.jobs.lifecycle import Duty, Source
 from service.jobs.pauses import pauses
 from service.jobs.routing import PROVIDERS
@@ -88,6 +89,9 @@ async def stuck_jobs(around: Surroundings) -> Sequence[Finding]:
     return findings
 
 
+# So many are told apart.
+MOST_MODELS = 5
+
 # Backing off comes to this after half a dozen refusals, which is more than a provider's short trouble.
 REFUSED_SECONDS = 30.0
 
@@ -125,6 +129,33 @@ async def refused_submissions(around: Surroundings) -> Sequence[Finding]:
         findings.append(
             Finding("refused_submissions", Severity.WARNING, words, advice, row["since"], count, exact, found)
         )
+    return findings
+
+
+_UNSERVED = f"""
+WITH waiting AS MATERIALIZED (
+    SELECT jobs.model, jobs.created_at FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
+    WHERE live_jobs.provider = 'gpu' AND live_jobs.run IS NULL AND live_jobs.duty = '{Duty.REPORT}'
+      AND ($1::uuid IS NULL OR live_jobs.tenant_id = $1)
+    ORDER BY live_jobs.job_id LIMIT {LOOKED_THROUGH}
+)
+SELECT model, count(*) AS jobs, min(created_at) AS since, (SELECT count(*) FROM waiting) AS looked FROM waiting
+WHERE NOT EXISTS (SELECT FROM gpu_workers WHERE gpu_workers.model = waiting.model
+                  AND seen_at > now() - interval '{GONE_SECONDS} s')
+GROUP BY model ORDER BY jobs DESC, model LIMIT {MOST_MODELS}
+"""
+
+
+async def unserved_models(around: Surroundings) -> Sequence[Finding]:
+    """Jobs that wait for a GPU worker where there is none: they wait as long as a job may."""
+    findings = []
+    for row in await around.db.fetch(_UNSERVED, around.tenant_id):
+        count, model = int(row["jobs"]), row["model"]
+        words = f"{number(count, 'job')} {agrees(count, 'waits', 'wait')} for a GPU worker of {model}: none is at work."
+        advice = "Start one, or take those that may go to fal there: roundtrip providers drain gpu."
+        exact = row["looked"] < LOOKED_THROUGH
+        found = {"status": "submitted", "provider": "gpu", "model": model}
+        findings.append(Finding("no_gpu_worker", Severity.WARNING, words, advice, row["since"], count, exact, found))
     return findings
 
 

@@ -8,6 +8,7 @@ from service.condition.findings import Check, Condition, Surroundings, look
 CHECKS: Mapping[str, Check] = {
     "stuck jobs": jobs.stuck_jobs,
     "refused submissions": jobs.refused_submissions,
+    "GPU workers": jobs.unserved_models,
     "jobs in doubt": jobs.jobs_in_doubt,
     "overdue webhooks": jobs.overdue_webhooks,
     "long runs": jobs.long_runs,

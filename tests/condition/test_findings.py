@@ -27,7 +27,8 @@ from service.condition.progress import Progress
 from service.condition.refusals import Refusals
 from service.context import Context
 from service.db import Database, DatabaseAway, open_database
-from service.jobs import pauses, store
+from service.gpu.queues import request_id_of
+from service.jobs import pauses, runs, store
 from service.jobs.lifecycle import Duty
 from service.jobs.submitting import Submitter
 from service.local.directory import DataDirectory
@@ -102,6 +103,24 @@ async def test_jobs_that_nobody_submits_are_told_with_their_age(db: Database, te
     assert 7_190 < (datetime.now(UTC) - finding.since).total_seconds() < 7_300
     assert (await found_of(db, tenant)).keys() == {"stuck_submit"}
     assert await found_of(db, theirs) == {}
+
+
+async def test_a_model_without_a_gpu_worker_is_told_of_while_jobs_wait_for_one(
+    db: Database, tenant: UUID, theirs: UUID
+) -> None:
+    await at_work(db, *ALIVE)
+    for _ in range(2):
+        await making.queued(db, tenant, provider="gpu")
+    for claim in await store.claim(db, 10, 20.0, "gpu"):
+        await store.record_answers(db, [making.accepted(claim, request_id_of(claim.job_id, claim.attempt))])
+    finding = (await found_of(db))["no_gpu_worker"]
+    assert finding.words == f"2 jobs wait for a GPU worker of {making.MODEL}: none is at work."
+    assert (finding.severity, finding.count, finding.count_is_exact) == (Severity.WARNING, 2, True)
+    assert finding.filter == {"status": "submitted", "provider": "gpu", "model": making.MODEL}
+    assert (await found_of(db, tenant)).keys() == {"no_gpu_worker"}
+    assert await found_of(db, theirs) == {}
+    await runs.hello(db, "w-1", "k-1", making.MODEL, "cuda:0", "loading")
+    assert await found_of(db) == {}
 
 
 async def test_a_provider_that_takes_nothing_is_told_with_its_reason(db: Database, tenant: UUID, theirs: UUID) -> None:

@@ -1,7 +1,7 @@
 """A small real model: what colours a picture has, and a mask of its brighter half. Its prompt is its stage direction.
 
 `wait N` takes N steps of 50 ms, and `still N` as long without a step; `deaf` never asks whether to stop; `spoils` fails
-those that run together with it, too; `lost`, `asserted`, `full`, `odd` fail as GPUs do;
+those that run together with it, too; `plain` has no mask; `lost`, `asserted`, `full`, `odd` fail as GPUs do;
 `large` answers more than a webhook may hold; `die NAME` kills its own process unless the file NAME says that it did so
 often enough.
 """
@@ -64,6 +64,8 @@ class Colours:
         self._act(words, watch)
         [picture] = pictures
         grey = picture.convert("L").point([0] * 128 + [255] * 128)
+        if words == ["plain"]:
+            return Product({"output": f"{picture.width} by {picture.height}, {_mean(picture)}"})
         if words == ["large"]:
             return Product({"output": "x" * 17 * 2**20})
         output = f"{picture.width} by {picture.height}, {_mean(picture)}"

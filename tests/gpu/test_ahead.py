@@ -1,4 +1,7 @@
-"""The pictures of the next job are on their way while the device has the one before."""
+"""The pictures of the next job are on their way while the device has the one before.
+
+The jobs have no masks, or the service itself would fetch their pictures, too, to draw them on.
+"""
 
 import io
 import threading
@@ -52,7 +55,7 @@ def test_the_next_picture_is_fetched_once_and_before_its_run(service: Service, c
         client.reaches(first, "in_progress")
         second = submit(client, "wait 2000")
         client.reaches(second, "submitted")
-        third = submit(client, "look", f"{url}/third.png")
+        third = submit(client, "plain", f"{url}/third.png")
         client.reaches(third, "submitted")
         assert client.http.post(f"/v1/jobs/{first}/cancel").status_code == 202
         eventually(lambda: asked, within=30, every=0.05)
@@ -71,9 +74,10 @@ def test_a_picture_that_could_not_be_had_ahead_is_asked_for_again(service: Servi
         second = submit(client, "wait 2000")
         client.reaches(second, "submitted")
         gone = url.replace(url.rpartition(":")[2], "9")
-        third, fourth = submit(client, "look", f"{gone}/third.png"), submit(client, "look", f"{url}/fourth.png")
-        for each in (third, fourth):
-            client.reaches(each, "submitted")
+        third = submit(client, "plain", f"{gone}/third.png")
+        client.reaches(third, "submitted")
+        fourth = submit(client, "plain", f"{url}/fourth.png")
+        client.reaches(fourth, "submitted")
         for each in (first, second):
             assert client.http.post(f"/v1/jobs/{each}/cancel").status_code == 202
         assert client.ended(third)["error"]["status"] == 422

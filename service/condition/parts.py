@@ -10,6 +10,9 @@ from service.condition.processes import LOST_SECONDS, Shown, shown
 # Of processes that were lost a longer time ago nothing is told any more.
 TOLD_SECONDS = 600.0
 
+# In a new installation the parts are seen at work one after the other.
+BEGIN_SECONDS = 15.0
+
 WORK = {
     "worker": "no worker takes messages from the broker: nothing is submitted, copied or delivered",
     "beat": "nobody asks for sweeps: what was missed stays undone, and nothing is polled",
@@ -24,6 +27,8 @@ async def silent_processes(around: Surroundings) -> Sequence[Finding]:
     findings = []
     for kind, words in WORK.items():
         known = [each for each in all_of_them if each.kind == kind]
+        if not known and _all_begins(all_of_them, now):
+            continue
         if not any(each.state == "working" for each in known):
             seen = max((each.ended_at or each.seen_at for each in known), default=None)
             findings.append(
@@ -37,6 +42,11 @@ async def silent_processes(around: Surroundings) -> Sequence[Finding]:
             )
         findings += [_lost(each) for each in known if _is_worth_telling(each, now)]
     return findings
+
+
+def _all_begins(processes: Sequence[Shown], now: datetime) -> bool:
+    """The first to be seen at work was so only just now; the others of a new installation follow."""
+    return bool(processes) and now - min(each.started_at for each in processes) < timedelta(seconds=BEGIN_SECONDS)
 
 
 def _is_worth_telling(process: Shown, now: datetime) -> bool:

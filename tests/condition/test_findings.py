@@ -404,6 +404,13 @@ async def test_a_service_without_workers_or_beat_is_told_so(db: Database, tenant
     assert await found_of(db, tenant) == {}
 
 
+async def test_what_has_not_begun_yet_in_a_new_installation_is_not_missed(db: Database) -> None:
+    await at_work(db, "api")
+    assert await found_of(db) == {}
+    await db.execute("UPDATE processes SET started_at = now() - interval '1 minute'")
+    assert (await found_of(db)).keys() == {"no_worker", "no_beat"}
+
+
 async def test_a_process_that_is_seen_no_more_is_told_and_one_that_ended_is_not(db: Database) -> None:
     await at_work(db, *ALIVE, "worker")
     await db.execute("UPDATE processes SET started_at = now() - interval '1 hour'")
@@ -556,6 +563,7 @@ async def test_rows_that_have_to_be_frozen_are_told(aged_server: str) -> None:
 
 async def test_the_worst_comes_first(db: Database, tenant: UUID) -> None:
     await at_work(db, "beat")
+    await db.execute("UPDATE processes SET started_at = now() - interval '1 minute'")
     claim = await making.claimed(db, tenant)
     await store.record_answers(db, [making.ambiguous(claim)])
     await pauses.pause_by_hand(db, "fal", "Maintenance.")

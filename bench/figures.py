@@ -5,7 +5,6 @@ counted in one is counted first, then each is asked over HTTP as in `bench.quest
 are printed.
 """
 
-import argparse
 import asyncio
 import random
 import time
@@ -13,12 +12,11 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 
 import uvloop
 
 from bench import plausible, report
-from bench.questions import Query, Record, measure, one, serving, table, work_table
+from bench.questions import Query, Record, measure, one, read_options, serving, table, work_table
 from bench.workplace import tell
 from service.db import open_database
 from service.local.directory import DataDirectory
@@ -110,17 +108,8 @@ async def count(database_url: str, name: str) -> None:
             await db.execute("VACUUM (ANALYZE) tallies, series, uncounted")
 
 
-def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.figures", description=__doc__)
-    parser.add_argument("--data", type=Path, action="append", required=True, help="a filled data directory; repeat it")
-    parser.add_argument("--times", type=int, default=60, help="each question is asked of each record")
-    parser.add_argument("--only", default="", help="questions with this in their name")
-    parser.add_argument("--work", action="store_true", help="count pages and CPU time, too: 11 s more a question")
-    return parser.parse_args()
-
-
 def main() -> None:
-    options = read_options()
+    options = read_options("bench.figures", __doc__)
     questions = {name: partial(of_record, name) for name in QUESTIONS if options.only in name}
     machine = report.machine()
     for data in options.data:

@@ -272,8 +272,8 @@ async def extent(database_url: str) -> tuple[datetime, int]:
         await connection.close()
 
 
-def read_options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.questions", description=__doc__)
+def read_options(program: str, description: str | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("--data", type=Path, action="append", required=True, help="a filled data directory; repeat it")
     parser.add_argument("--times", type=int, default=60, help="each question is asked of each record")
     parser.add_argument("--only", default="", help="questions with this in their name")
@@ -282,7 +282,7 @@ def read_options() -> argparse.Namespace:
 
 
 def main() -> None:
-    options = read_options()
+    options = read_options("bench.questions", __doc__)
     machine = report.machine()
     with until_stopped(), ExitStack() as stack:
         records = [stack.enter_context(serving(data)) for data in options.data]

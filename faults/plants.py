@@ -124,7 +124,7 @@ def half_copies() -> None:
             opened.truncate(spooled.size // 2)
         return await whole(db, storage, spooled)
 
-    copying.file = half  # type: ignore[attr-defined]
+    copying.file = half  # type: ignore[attr-defined]  # A name that it imports is what is spoilt.
 
 
 def adopt_any() -> None:

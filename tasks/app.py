@@ -218,7 +218,7 @@ def look_for_work(**_: Any) -> None:
 def _look_for_work() -> None:
     try:
         runtime.run(_sweep)
-    except Exception:
+    except Exception:  # The next one comes by the clock.
         log.exception("no first sweep")
 
 

@@ -53,7 +53,7 @@ class Renderer:
         shown = inputs.shown(row["input"] or "null", self._links).encode() if payloads else b"null"
         return Job(
             **self._summary(row, payloads=payloads),
-            input=Raw(shown),  # type: ignore[arg-type]  # Spliced in.
+            input=Raw(shown),  # type: ignore[arg-type]  # JSON text, spliced in as it is.
             output=self._output(row) if payloads else None,
             cost_of_others=None if row["cost_of_others"] is None else decimal(row["cost_of_others"]),
             held_since=row["held_since"],

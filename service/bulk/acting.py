@@ -118,8 +118,7 @@ async def do(context: Context, action: Action, batch: Sequence[Planned]) -> list
             await _do_all(context, action.verb, batch)
         except DatabaseAway:
             raise
-        except Exception:
-            # One of them may be what spoils it for all.
+        except Exception:  # One of them may be what spoils it for all.
             log.exception("a batch of a bulk action failed; its jobs are tried one by one", action=str(action.id))
             failed = [await _do_one(context, action.verb, each) for each in batch]
             spoiled = {came.job_id: came for came in failed if came is not None}

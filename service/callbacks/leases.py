@@ -52,5 +52,5 @@ class Leases:
             await self._renew(list(self._held))
         except DatabaseAway as error:
             log.warning("callbacks in hand were not renewed", error=repr(error.__cause__))
-        except Exception:
+        except Exception:  # The leases of the others in hand must not end with the task that renews them.
             log.exception("callbacks in hand were not renewed")

@@ -97,7 +97,7 @@ async def _carry_out(
             return await check(around)
     except (DatabaseAway, TimeoutError) as error:
         log.warning("a check of the service's condition failed", check=name, error=repr(error))
-    except Exception:
+    except Exception:  # It is told as unknown, and keeps no other from being told.
         log.exception("a check of the service's condition failed", check=name)
     return None
 

@@ -36,5 +36,5 @@ async def _once(db: Database, stamper: Stamper, refusals: Refusals) -> None:
             await stamper.stamp()
     except DatabaseAway:
         return  # Whoever needs it says so; here it is tried again soon.
-    except Exception:
+    except Exception:  # That it cannot be told is no reason for the process not to work.
         log.exception("a process could not write down how it is")

@@ -124,7 +124,7 @@ async def told(request: Request, page: Page, part: Part) -> Markup:
         words = str(error)
     except ServiceError as error:
         words = error.message
-    except Exception:
+    except Exception:  # The rest of the page is shown.
         log.exception("a part of a page could not be told", part=part.name)
         words = "Something went wrong on our side."
     return _html("unknown.html", common, words=words)

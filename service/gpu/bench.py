@@ -127,10 +127,6 @@ class Bench:
         self._now("idle")
         say(f"{self.config.model} is loaded")
 
-    @property
-    def loaded(self) -> bool:
-        return self._runtime is not None
-
     def run(self, ticket: Ticket) -> None:
         """One message, and those that share the device with it. When it returns, the ends of their jobs are on disk or
         are not ours to tell. Raises NotNow."""

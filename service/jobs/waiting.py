@@ -139,7 +139,7 @@ class Waiting:
                     await self._look_at_all()
             except DatabaseAway as error:
                 log.warning("not looking: the database is away", error=repr(error.__cause__))
-            except Exception:
+            except Exception:  # The next look is a second later.
                 log.exception("a look at the jobs that are waited for failed")
 
     async def _look(self) -> None:

@@ -37,7 +37,7 @@ class Worker:
         except Failure as failure:
             entry.log(f"failed with status {failure.status}", "ERROR")
             return Outcome.of_failure(failure)
-        except Exception:
+        except Exception:  # Our own bug is a failed request to the client, as a model's is.
             logger.exception("the imitation of %s broke on request %s", entry.model, entry.id)
             entry.log("broke; the sandbox's own log says where", "ERROR")
             problem = ModelFailure(["body"], "Internal server error", "internal_server_error", status=500)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import datetime, timedelta
-from functools import partial
 
 import uvloop
 
@@ -37,65 +36,61 @@ def hours(draw: random.Random, newest: datetime, length: float, *, ragged: bool 
     return {"created_after": (end - timedelta(hours=length)).isoformat(), "created_before": end.isoformat()}
 
 
-QUESTIONS: dict[str, Callable[[random.Random, datetime], Query]] = {
-    "nothing: all there ever was": lambda draw, newest: {},
-    "count of all": lambda draw, newest: {"measure": "count"},
-    "every measure of all": lambda draw, newest: {"measure": EVERY},
-    "by status, any 30 days": lambda draw, newest: {"group_by": "status"} | hours(draw, newest, 720),
-    "by model and status, every measure": lambda draw, newest: {"group_by": "model,status", "measure": EVERY},
-    "by model, provider and status, any week": lambda draw, newest: (
-        {"group_by": "model,provider,status"} | hours(draw, newest, 168)
+QUESTIONS: dict[str, Callable[[random.Random, Record], Query]] = {
+    "nothing: all there ever was": lambda draw, record: {},
+    "count of all": lambda draw, record: {"measure": "count"},
+    "every measure of all": lambda draw, record: {"measure": EVERY},
+    "by status, any 30 days": lambda draw, record: {"group_by": "status"} | hours(draw, record.newest, 720),
+    "by model and status, every measure": lambda draw, record: {"group_by": "model,status", "measure": EVERY},
+    "by model, provider and status, any week": lambda draw, record: (
+        {"group_by": "model,provider,status"} | hours(draw, record.newest, 168)
     ),
-    "by hour, the last 24 hours": lambda draw, newest: {"group_by": "hour"},
-    "by hour, any week": lambda draw, newest: {"group_by": "hour"} | hours(draw, newest, 168),
-    "by hour and status, any week, count": lambda draw, newest: (
-        {"group_by": "hour,status", "measure": "count"} | hours(draw, newest, 168)
+    "by hour, the last 24 hours": lambda draw, record: {"group_by": "hour"},
+    "by hour, any week": lambda draw, record: {"group_by": "hour"} | hours(draw, record.newest, 168),
+    "by hour and status, any week, count": lambda draw, record: (
+        {"group_by": "hour,status", "measure": "count"} | hours(draw, record.newest, 168)
     ),
-    "by hour, a model, any two days, of run_seconds": lambda draw, newest: (
+    "by hour, a model, any two days, of run_seconds": lambda draw, record: (
         {
             "group_by": "hour",
             "model": one(draw, plausible.MODELS),
             "of": "run_seconds",
         }
-        | hours(draw, newest, 48)
+        | hours(draw, record.newest, 48)
     ),
-    "by day, the last 30 days": lambda draw, newest: {"group_by": "day"},
-    "by day and model, the last 30 days, cost and tokens": lambda draw, newest: {
+    "by day, the last 30 days": lambda draw, record: {"group_by": "day"},
+    "by day and model, the last 30 days, cost and tokens": lambda draw, record: {
         "group_by": "day,model",
         "measure": "count,cost,tokens",
     },
-    "by month": lambda draw, newest: {"group_by": "month"},
-    "by error_type": lambda draw, newest: {"group_by": "error_type", "measure": "count,p95"},
-    "an error_type by day and model": lambda draw, newest: {
+    "by month": lambda draw, record: {"group_by": "month"},
+    "by error_type": lambda draw, record: {"group_by": "error_type", "measure": "count,p95"},
+    "an error_type by day and model": lambda draw, record: {
         "group_by": "day,model",
         "error_type": one(draw, plausible.ERRORS),
         "measure": "count",
     },
-    "by model, copy_seconds, any 30 days": lambda draw, newest: (
-        {"group_by": "model", "of": "copy_seconds"} | hours(draw, newest, 720)
+    "by model, copy_seconds, any 30 days": lambda draw, record: (
+        {"group_by": "model", "of": "copy_seconds"} | hours(draw, record.newest, 720)
     ),
-    "by model, any 50 hours from minute to minute": lambda draw, newest: (
-        {"group_by": "model"} | hours(draw, newest, 50, ragged=True)
+    "by model, any 50 hours from minute to minute": lambda draw, record: (
+        {"group_by": "model"} | hours(draw, record.newest, 50, ragged=True)
     ),
-    "a rare tag by status": lambda draw, newest: {"tag": f"campaign-{draw.randrange(400)}", "group_by": "status"},
-    "a tag by model, any hour": lambda draw, newest: (
-        {"tag": one(draw, plausible.TAGS), "group_by": "model"} | hours(draw, newest, 1)
+    "a rare tag by status": lambda draw, record: {"tag": plausible.campaign(draw, record.jobs), "group_by": "status"},
+    "a tag by model, any hour": lambda draw, record: (
+        {"tag": one(draw, plausible.TAGS), "group_by": "model"} | hours(draw, record.newest, 1)
     ),
-    "total_seconds_min=20 by model, any hour": lambda draw, newest: (
-        {"total_seconds_min": "20", "group_by": "model"} | hours(draw, newest, 1)
+    "total_seconds_min=20 by model, any hour": lambda draw, record: (
+        {"total_seconds_min": "20", "group_by": "model"} | hours(draw, record.newest, 1)
     ),
-    "a rare mask label by day": lambda draw, newest: (
+    "a rare mask label by day": lambda draw, record: (
         {
-            "mask_label": f"a {one(draw, plausible.COLOURS)} theremin",
+            "mask_label": plausible.plate(draw, record.jobs),
             "group_by": "day",
         }
-        | hours(draw, newest, 720)
+        | hours(draw, record.newest, 720)
     ),
 }
-
-
-def of_record(question: str, draw: random.Random, record: Record) -> Query:
-    return QUESTIONS[question](draw, record.newest)
 
 
 async def count(database_url: str, name: str) -> None:
@@ -110,7 +105,7 @@ async def count(database_url: str, name: str) -> None:
 
 def main() -> None:
     options = read_options("bench.figures", __doc__)
-    questions = {name: partial(of_record, name) for name in QUESTIONS if options.only in name}
+    questions = {name: asked for name, asked in QUESTIONS.items() if options.only in name}
     machine = report.machine()
     for data in options.data:
         with supervised(DataDirectory(data)) as (_, prepare):

@@ -23,7 +23,7 @@ from aiohttp import ClientSession, ClientTimeout, CookieJar
 
 from bench import plausible, report
 from bench.figures import count
-from bench.questions import WARM_UP, Record, customer, one, serving, table
+from bench.questions import WARM_UP, Record, one, serving, table
 from bench.workplace import tell
 from service.jobs.cursors import Cursor, first_id, make_cursor
 from service.keys import SCOPES, create_key
@@ -76,7 +76,7 @@ PAGES: dict[str, Drawn] = {
     "Jobs, tag": lambda draw, record, known: (JOBS, anywhere(draw, record, tag=one(draw, plausible.TAGS))),
     "Jobs, metadata": lambda draw, record, known: (
         JOBS,
-        anywhere(draw, record, **{"metadata.customer": customer(draw, record.jobs)}),
+        anywhere(draw, record, **{"metadata.customer": plausible.customer(draw, record.jobs)}),
     ),
     "Jobs, mask label": lambda draw, record, known: (JOBS, anywhere(draw, record, mask_label="a white car")),
     "Jobs, total_seconds_min": lambda draw, record, known: (JOBS, anywhere(draw, record, total_seconds_min="20")),

@@ -99,11 +99,7 @@ def one(random: random.Random, words: tuple[Any, ...]) -> str:
     return str(word[0] if isinstance(word, tuple) else word)
 
 
-def customer(random: random.Random, jobs: int) -> str:
-    return f"c-{int(20_000 * random.random() ** 3)}"
-
-
-# What a client asks, by what is drawn for it; the number of jobs is given for names that only one job has.
+# What a client asks, by what is drawn for it; the number of jobs is given for names that grow in number with it.
 QUESTIONS: dict[str, Callable[[random.Random, int], Query]] = {
     "no filter": lambda random, jobs: {},
     "200 a page": lambda random, jobs: {"limit": "200"},
@@ -115,11 +111,11 @@ QUESTIONS: dict[str, Callable[[random.Random, int], Query]] = {
     "provider=local": lambda random, jobs: {"provider": "local"},
     "error_type, any": lambda random, jobs: {"error_type": one(random, plausible.ERRORS)},
     "tag, frequent": lambda random, jobs: {"tag": one(random, plausible.TAGS)},
-    "tag, rare": lambda random, jobs: {"tag": f"campaign-{random.randrange(400)}"},
-    "metadata.customer": lambda random, jobs: {"metadata.customer": customer(random, jobs)},
+    "tag, rare": lambda random, jobs: {"tag": plausible.campaign(random, jobs)},
+    "metadata.customer": lambda random, jobs: {"metadata.customer": plausible.customer(random, jobs)},
     "metadata.order, of one job": lambda random, jobs: {"metadata.order": str(4 * random.randrange(1, jobs // 4))},
     "mask_label, frequent": lambda random, jobs: {"mask_label": "a white car"},
-    "mask_label, rare": lambda random, jobs: {"mask_label": f"a {one(random, plausible.COLOURS)} theremin"},
+    "mask_label, rare": lambda random, jobs: {"mask_label": plausible.plate(random, jobs)},
     "mask_label and mask_area_min": lambda random, jobs: {"mask_label": "a white car", "mask_area_min": "0.5"},
     "mask_area_min=0.95": lambda random, jobs: {"mask_area_min": "0.95"},
     "total_seconds_min=20": lambda random, jobs: {"total_seconds_min": "20"},

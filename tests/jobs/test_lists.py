@@ -169,7 +169,7 @@ def filters(draw: st.DrawFn, record: Record) -> JobFilter:
         "models": lambda: draw(several([str(name) for name, *_ in plausible.MODELS])),
         "providers": lambda: draw(several(["fal", "local", "none"])),
         "error_types": lambda: draw(several(ERRORS)),
-        "tags": lambda: draw(st.lists(st.sampled_from([*plausible.TAGS, "campaign-7"]), min_size=1, max_size=2)),
+        "tags": lambda: draw(st.lists(st.sampled_from([*plausible.TAGS, "campaign-1"]), min_size=1, max_size=2)),
         "metadata": metadata,
         "created_after": moment,
         "created_before": moment,

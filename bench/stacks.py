@@ -132,7 +132,9 @@ def make_environment() -> None:
     settings = {"UV_PROJECT_ENVIRONMENT": str(ENVIRONMENT), "UV_PYTHON_DOWNLOADS": "never"}
     if not can_cache():
         settings["UV_NO_CACHE"] = "1"
-    command = [pinned_uv(), "sync", "--frozen", "--quiet", "--project", PEERS, "--python", sys.executable]
+    # Compiled like our own: what a process compiles at its start stays in its memory.
+    command = [pinned_uv(), "sync", "--frozen", "--quiet", "--compile-bytecode", "--project", PEERS]
+    command += ["--python", sys.executable]
     if subprocess.run(command, env=outer | settings, check=False).returncode != 0:
         # Once more, with the certificates that this machine trusts.
         subprocess.run([*command, "--system-certs"], env=outer | settings, check=True)

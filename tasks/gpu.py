@@ -35,19 +35,32 @@ celery_app.conf.update(
 )
 benches: list[Bench] = []
 
+# Celery starts the next process when one was killed, as the kernel does that has no memory left.
+MOST_LOADS = 3
+
 
 @signals.worker_process_init.connect
 def load(**_: Any) -> None:
+    lost = int(config.loads.read_text()) if config.loads.exists() else 0
+    if lost == MOST_LOADS:
+        give_up(f"its process was killed {lost} times in a row while it loaded; is there enough memory?")
+        return
+    config.loads.write_text(str(lost + 1))
     try:
         bench = Bench(config)
         bench.load()
     except Exception as error:  # a model's own code may raise anything
-        # The next child could not either: the worker ends, and its command says why.
-        words = str(error) if isinstance(error, RuntimeFailure) else f"{type(error).__name__}: {error}"
-        config.complaint.write_text(words)
-        os.kill(os.getppid(), signal.SIGTERM)
+        give_up(str(error) if isinstance(error, RuntimeFailure) else f"{type(error).__name__}: {error}")
         return
+    config.loads.unlink()
     benches.append(bench)
+
+
+def give_up(why: str) -> None:
+    """The next process could not load it either: the worker ends, and its command says why."""
+    config.loads.unlink(missing_ok=True)
+    config.complaint.write_text(why)
+    os.kill(os.getppid(), signal.SIGTERM)
 
 
 @signals.worker_process_shutdown.connect

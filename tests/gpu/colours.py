@@ -49,6 +49,8 @@ class Colours:
                 raise OutOfMemory("65 GiB were asked for")
             case "odd":
                 raise ZeroDivisionError("no heads")
+            case "deadly":
+                os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(float(self._options.get("load_seconds", 0)))
         if "loads" in self._options:
             with Path(self._options["loads"]).open("a") as file:

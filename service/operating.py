@@ -188,6 +188,9 @@ def drain_provider(provider: str, yes: bool, data: Path | None) -> None:
 
     other = OTHER[provider]
     rows = with_database(data, lambda db: movable(db, provider))
+    if not rows:
+        click.echo(f"No job that waits for {provider} may go to {other}.")
+        return
     show_table([("MODEL", "JOBS"), *((row["model"], str(row["jobs"])) for row in rows)])
     if not yes:
         click.echo(f"{sum(row['jobs'] for row in rows)} would go to {other}; --yes does it.")

@@ -51,6 +51,9 @@ def printable(text: str) -> str:
 
 def show_table(table: Sequence[Sequence[str]]) -> None:
     """The first row is the heading. Words of strangers may stand in it."""
+    if len(table) == 1:
+        click.echo("There are none.")
+        return
     rows = [[printable(word) for word in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

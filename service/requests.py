@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from service.context import Context
 from service.db import DatabaseAway, Row
-from service.errors import BadRequest, Forbidden, Invalid, NotFound, UnsupportedMedia
+from service.errors import BadRequest, Forbidden, Invalid, NotFound, Unauthenticated, UnsupportedMedia
 from service.jobs import reads
 from service.jobs.waiting import LOOK_AGAIN_SECONDS, Waiting, wait_for
 from service.jsontext import NotJSON, encode, parse_once
@@ -43,6 +43,18 @@ async def authenticate(request: Request, scope: str) -> Caller:
     if not caller.may(scope):
         raise Forbidden(f"This key does not have the scope '{scope}'.")
     return caller
+
+
+async def still_allowed(request: Request, caller: Caller) -> bool:
+    """Whether the key that opened a stream still holds; as long as the database is away there is nothing to tell."""
+    keys: KeyRing = request.state.keys
+    try:
+        await keys.holder(caller.key_id)
+    except Unauthenticated:
+        return False
+    except DatabaseAway:
+        return True
+    return True
 
 
 async def find_job(request: Request, caller: Caller) -> UUID:

@@ -11,6 +11,7 @@ from service.jobs import reads
 from service.jobs.waiting import Waiting, wait_for
 from service.jsontext import encode
 from service.keys import Caller
+from service.requests import still_allowed
 
 PING_SECONDS = 15.0
 
@@ -18,12 +19,13 @@ PING_SECONDS = 15.0
 async def events(request: Request, caller: Caller, job_id: UUID, seen: int) -> AsyncGenerator[bytes]:
     """Each event of the job's history once, in order, then `end` with the job itself.
 
-    A process that ends closes its streams before; their clients go on elsewhere with `Last-Event-ID`.
+    A process that ends closes its streams before; their clients go on elsewhere with `Last-Event-ID`. A stream whose
+    key was revoked ends at its next change or ping.
     """
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
     async with waiting.on(job_id) as changed:
-        while not waiting.stopped and not await request.is_disconnected():
+        while not (waiting.stopped or await request.is_disconnected()) and await still_allowed(request, caller):
             # The end is looked for before the history, so that it is never told before its event.
             ended, _ = await reads.is_over(context.db, job_id)
             for event in await reads.events_of(context.db, job_id, after=seen):

@@ -19,7 +19,7 @@ from service.jobs.lifecycle import FAL_STATUS, LIVE, Status
 from service.jobs.logs import log_lines
 from service.jobs.waiting import Waiting, wait_for
 from service.keys import Caller
-from service.requests import answer, authenticate, event_stream
+from service.requests import answer, authenticate, event_stream, still_allowed
 
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
@@ -60,14 +60,17 @@ async def stream_status(request: Request) -> Response:
 
 
 async def status_events(request: Request, caller: Caller, row: Row) -> AsyncGenerator[bytes]:
-    """A status for every change, each with only its new log lines; the last one is COMPLETED."""
+    """A status for every change, each with only its new log lines; the last one is COMPLETED.
+
+    Ends without it when the key was revoked meanwhile.
+    """
     context: Context = request.state.context
     waiting: Waiting = request.state.waiting
     request_id, wanted, seen = row["id"], wants_logs(request), (0, 0)
     told: dict[str, Any] = {}
     yield PING
     async with waiting.on(request_id) as changed:
-        while True:
+        while await still_allowed(request, caller):
             looking = asyncio.create_task(_look(context, caller, request_id, seen if wanted else None))
             try:
                 while not (await asyncio.wait([looking], timeout=PING_SECONDS))[0]:
@@ -84,7 +87,7 @@ async def status_events(request: Request, caller: Caller, row: Row) -> AsyncGene
                 yield event_line(body)
             if now["status"] not in LIVE or waiting.stopped:
                 return
-            while not await wait_for(changed, PING_SECONDS):
+            while not await wait_for(changed, PING_SECONDS) and await still_allowed(request, caller):
                 yield PING
 
 

@@ -8,9 +8,12 @@ from uuid import UUID
 import httpx
 import pytest
 
+from service import keys
+from service.api import streaming
 from service.artifacts.records import record_failure, take_owed
 from service.context import Context
 from service.db import Database
+from service.front import statuses
 from service.jobs import due, endings, operations, store
 from service.jobs.guards import CHANNEL
 from tests import making
@@ -167,3 +170,23 @@ async def test_the_last_copy_wakes_who_waits(client: httpx.AsyncClient, db: Data
             await record_failure(db, owed, "gone", None)
             assert await asyncio.wait_for(heard.get(), 30) == str(job_id)
         await connection.reset(timeout=5)
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{}/stream", "/fal/queue/fal-ai/llava-next/requests/{}/status/stream"])
+async def test_a_stream_ends_when_its_key_is_revoked(
+    client: httpx.AsyncClient, db: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(keys, "REMEMBERED_SECONDS", 0.0)
+    for part in (streaming, statuses):
+        monkeypatch.setattr(part, "PING_SECONDS", 0.05)
+    claim = await making.submitted(db, tenant)
+    async with client.stream("GET", path.format(claim.job_id)) as response:
+        lines = response.aiter_lines()
+        while "data" not in await anext(lines):
+            continue
+        while await anext(lines) != ": ping":
+            continue
+        await db.execute("UPDATE api_keys SET revoked_at = now()")
+        said = [line async for line in lines]
+    assert {line for line in said if line} <= {": ping"}
+    assert (await client.get(f"/v1/jobs/{claim.job_id}")).status_code == 401

@@ -229,10 +229,11 @@ WITH probe AS (
     INSERT INTO attempts (job_id, number, provider, state, reason)
     SELECT job_id, attempt, $3, '{AttemptState.SUBMITTING}', reason FROM moved
 ), repeated AS (
-    UPDATE attempts SET resubmitted_at = clock_timestamp()
+    -- By their key alone: with another condition, a plan that was made before there were attempts walks them all.
+    UPDATE attempts
+    SET resubmitted_at = CASE WHEN state = '{AttemptState.ABANDONED}' THEN clock_timestamp() ELSE resubmitted_at END
     FROM moved
     WHERE moved.attempt > 1 AND attempts.job_id = moved.job_id AND attempts.number = moved.attempt - 1
-      AND attempts.state = '{AttemptState.ABANDONED}'
 ), noted AS (
     INSERT INTO job_events (job_id, event, status, attempt)
     SELECT job_id, '{AttemptState.SUBMITTING}', status, attempt FROM moved
@@ -259,6 +260,9 @@ WITH said AS (
         $8::text[], $9::text[], $10::text[], $11::int4[], $12::int2[], $13::text[], $14::text[]
     ) AS said (job_id, attempt, state, duty, delay, request_id, gateway_id,
                response_url, status_url, cancel_url, queue_position, http_status, error, turn)
+    -- This limits nothing; the planner takes it for a tenth of the rows. With more of them, a plan that was made before
+    -- there were attempts walks all attempts.
+    LIMIT cardinality($1::uuid[])
 ), live AS (
     SELECT job_id FROM live_jobs WHERE job_id = ANY ($1::uuid[]) ORDER BY job_id FOR UPDATE
 ), moved AS (

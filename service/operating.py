@@ -183,8 +183,8 @@ def drain_provider(provider: str, yes: bool, data: Path | None) -> None:
 
     Not those whose client asked for it, nor those that a rule keeps where they are. What a provider has already stays.
     """
-    from service.jobs.due import drain, movable
     from service.jobs.routing import OTHER
+    from service.jobs.turns import drain, movable
 
     other = OTHER[provider]
     rows = with_database(data, lambda db: movable(db, provider))

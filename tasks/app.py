@@ -19,7 +19,7 @@ from service.callbacks.schedule import LONGEST_SECONDS
 from service.condition import processes, refusals
 from service.condition.naming import BEAT_HEADER, Process, from_header
 from service.db import DatabaseAway
-from service.jobs import due, runs
+from service.jobs import due, runs, turns
 from service.logs import configure_logs
 from service.queue import TaskName, build_celery, forgets_what_is_taken
 from service.settings import load_settings
@@ -179,7 +179,7 @@ async def _sweep(worker: Worker, beat: Process | None = None) -> None:
 
 async def leave_paused(worker: Worker) -> None:
     try:
-        if await due.leave_paused(worker.context.db):
+        if await turns.leave_paused(worker.context.db):
             worker.submitting.wake()
             worker.submitting_to_gpu.wake()
     except DatabaseAway as error:

@@ -9,7 +9,7 @@ from uuid_utils.compat import uuid7
 
 from service.catalog.base import Lifted
 from service.db import Database, Row
-from service.jobs import due, endings, store
+from service.jobs import due, endings, filing, store
 from service.jobs.facts import Answer, Claim, Ending, Evidence, NewJob
 from service.jobs.lifecycle import AttemptState, Duty, Event
 
@@ -107,7 +107,7 @@ async def ended(db: Database, tenant: UUID, ending: Ending | None = None, **chan
 
 async def file_report(db: Database, claim: Claim, ending: Ending | None, request_id: str | None = None) -> str:
     body = ending.body if ending else b"?"
-    return await endings.file_report(db, claim.job_id, claim.attempt, heard(body, request_id), ending)
+    return await filing.file_report(db, claim.job_id, claim.attempt, heard(body, request_id), ending)
 
 
 async def resubmitted(db: Database, claim: Claim) -> Claim:

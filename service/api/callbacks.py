@@ -6,7 +6,7 @@ from starlette.responses import Response
 from service.api import rendering
 from service.api.shapes import Callback, Redelivery, RedeliveryRequest
 from service.bodies import read_body
-from service.callbacks import records
+from service.callbacks import again, reads
 from service.callbacks.keys import key_set
 from service.callbacks.lifecycle import CallbackState
 from service.context import Context
@@ -45,7 +45,7 @@ async def redeliver_callbacks(request: Request) -> Response:
     caller = await authenticate(request, "submit")
     asked = fit(RedeliveryRequest, read_json(request, await read_body(request, LARGEST_REQUEST)), "body")
     state = CallbackState(asked.state) if asked.state else None
-    number = await records.redeliver_many(context.db, caller.tenant_id, asked.since, asked.until, state)
+    number = await again.redeliver_many(context.db, caller.tenant_id, asked.since, asked.until, state)
     context.nudger.nudge(TaskName.DELIVER)
     return answer(Redelivery(number), 202)
 
@@ -76,7 +76,7 @@ async def _job_with_address(request: Request, caller: Caller) -> Row:
 
 async def _callback(request: Request, caller: Caller, job: Row) -> Callback:
     context: Context = request.state.context
-    row = await records.callback_of(context.db, job["id"])
+    row = await reads.callback_of(context.db, job["id"])
     url: str = job["webhook_url"]
     url = url if caller.may("read") else rendering.origin_of(url)
-    return rendering.callback(url, row, await records.tries_of(context.db, job["id"]))
+    return rendering.callback(url, row, await reads.tries_of(context.db, job["id"]))

@@ -32,7 +32,7 @@ def callbacks() -> None:
 @data_option
 def list_callbacks(state: str | None, limit: int, data: Path | None) -> None:
     """The newest, with what came of the last try."""
-    from service.callbacks.records import newest
+    from service.callbacks.reads import newest
 
     rows = with_database(data, lambda db: newest(db, CallbackState(state) if state else None, limit))
     heading = ("JOB", "ENDED", "TENANT", "STATE", "TRIES", "NEXT TRY", "RECEIVER", "LAST TRY")
@@ -70,15 +70,15 @@ def redeliver(
     data: Path | None,
 ) -> None:
     """Tell it once more, with the same ID and the same bytes, from the next sweep on."""
-    from service.callbacks import records
+    from service.callbacks import again, reads
 
     if (request_id is None) == (since is None):
         end("name a job, or --since a time", 2)
     if request_id is not None:
         job_id = request_id
-        if with_database(data, lambda db: records.callback_of(db, job_id)) is None:
+        if with_database(data, lambda db: reads.callback_of(db, job_id)) is None:
             end(f"there is no callback of {job_id}", 1)
-        with_database(data, lambda db: records.redeliver(db, job_id))
+        with_database(data, lambda db: again.redeliver(db, job_id))
         click.echo(f"The callback of {job_id} is told once more.")
         return
     assert since is not None
@@ -87,7 +87,7 @@ def redeliver(
     except OverflowError:
         end("that time is before or after all others", 2)
     wanted = CallbackState(state) if state else None
-    number = with_database(data, lambda db: records.redeliver_many(db, None, first, last, wanted))
+    number = with_database(data, lambda db: again.redeliver_many(db, None, first, last, wanted))
     click.echo(f"{number} callbacks are told once more.")
 
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from service.condition.findings import LOOKED_THROUGH, MOST_COUNTED, Finding, Severity, Surroundings, agrees, number
-from service.jobs.due import GONE_SECONDS
 from service.jobs.lifecycle import Duty, Source
 from service.jobs.pauses import pauses
 from service.jobs.routing import PROVIDERS
+from service.jobs.turns import GONE_SECONDS
 
 # A sweep comes every few seconds; who is late by so much has not been looked after by many.
 LATE_SECONDS = 60.0

@@ -11,7 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from service.artifacts import keeping
 from service.artifacts import records as files
 from service.artifacts.links import FileLinks
-from service.callbacks import records as callbacks
+from service.callbacks import reads as callbacks
 from service.context import Context
 from service.dashboard.access import Viewer, signed_in
 from service.dashboard.addresses import here

@@ -9,7 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from service.callbacks import lists, records
+from service.callbacks import again, lists
 from service.callbacks.lifecycle import CallbackState
 from service.callbacks.lists import NEWEST, Place
 from service.context import Context
@@ -149,7 +149,7 @@ async def redeliver(request: Request) -> Response:
         since = in_utc(datetime.fromisoformat(form.get("since", "")))
     except (ValueError, OverflowError):
         raise Invalid.at("body", "since", msg="Must be a time.") from None
-    number = await records.redeliver_many(context.db, tenant_id, since, None, state)
+    number = await again.redeliver_many(context.db, tenant_id, since, None, state)
     context.nudger.nudge(TaskName.DELIVER)
     return RedirectResponse(f"/dashboard/webhooks/out?told={number}", 303, HEADERS)
 

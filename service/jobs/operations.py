@@ -12,14 +12,14 @@ import structlog
 from uuid_utils.compat import uuid7
 
 from service.artifacts import inputs
-from service.callbacks import records
+from service.callbacks import again
 from service.catalog import Catalog
 from service.catalog import lift as lift_by_shape
 from service.catalog.base import Lifted
 from service.context import Context
 from service.db import Database, Row
 from service.errors import Conflict, Gone, IdempotencyMismatch, NotFound, UnknownModel
-from service.jobs import endings, routing, store
+from service.jobs import endings, filing, routing, store
 from service.jobs.facts import Due, Ending, Evidence, NewJob
 from service.jobs.lifecycle import Duty, Event, Status, Verdict
 from service.jsontext import NotJSON, encode, parse_loosely
@@ -128,7 +128,7 @@ async def end(context: Context, job_id: UUID, attempt: int, model: str, ended: E
     lifted = lift(context.catalog, model, ended)
     row = await endings.settle(context.db, job_id, attempt, ended, evidence, evidence.source, lifted)
     if row is None:
-        verdict = await endings.file_report(context.db, job_id, attempt, evidence, ended)
+        verdict = await filing.file_report(context.db, job_id, attempt, evidence, ended)
         if ended.event is Event.COMPLETED and verdict in {Verdict.LATE, Verdict.CONFLICT}:
             await booking.book(context.db, job_id, attempt, evidence, lifted)
         return verdict
@@ -243,5 +243,5 @@ async def redeliver(context: Context, job: Row) -> None:
         raise Conflict("The job has not ended, so there is nothing to tell yet.")
     if job["body"] is None:
         raise Gone("The result of this job was removed, so there is nothing left to tell.", request_id=str(job["id"]))
-    await records.redeliver(context.db, job["id"])
+    await again.redeliver(context.db, job["id"])
     context.nudger.nudge(TaskName.DELIVER)

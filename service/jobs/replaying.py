@@ -11,7 +11,7 @@ from service.catalog import Catalog
 from service.catalog.base import Lifted
 from service.catalog.text import storable
 from service.db import Database, Row
-from service.jobs import endings, operations
+from service.jobs import endings, filing, operations
 from service.jobs.facts import Ending, Evidence
 from service.jobs.guards import TEXT_EXCERPT
 from service.jobs.lifecycle import Source, Verdict
@@ -70,12 +70,12 @@ async def replay(
         return Replay(report, None, Lifted(), said, ())
     request_id, lifted = headers.get("request_id"), operations.lift(catalog, report["model"] or "", said)
     place = report["job_id"], report["attempt"]
-    verdict = await endings.judge(db, *place, request_id, said)
+    verdict = await filing.judge(db, *place, request_id, said)
     if verdict is Verdict.APPLIED and apply:
         kept = encode({**headers, "replay_of": report_id}).decode()
         evidence = Evidence(Source(report["source"]), report["body"], kept, report["http_status"], request_id)
         row = await endings.settle(db, *place, said, evidence, evidence.source, lifted)
-        verdict = Verdict.APPLIED if row else await endings.judge(db, *place, request_id, said)
+        verdict = Verdict.APPLIED if row else await filing.judge(db, *place, request_id, said)
     return Replay(report, said, lifted, verdict, await _differing(db, report, lifted, verdict))
 
 

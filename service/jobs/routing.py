@@ -10,7 +10,7 @@ from uuid import UUID
 from service.catalog.base import Problem
 from service.db import Database, Row
 from service.errors import Invalid
-from service.jobs.due import GONE_SECONDS
+from service.jobs.turns import GONE_SECONDS
 from service.remembering import Remembered
 
 FAL = "fal"

@@ -9,9 +9,9 @@ from enum import StrEnum
 from uuid import UUID
 
 from service.db import Database, Row
-from service.jobs.due import GONE_SECONDS
 from service.jobs.guards import CHANNEL, guard, target
 from service.jobs.lifecycle import AttemptState, Duty, Event
+from service.jobs.turns import GONE_SECONDS
 
 # A run that was not heard of for so long has crashed, or its machine has.
 STALE_SECONDS = 15

@@ -13,7 +13,7 @@ from service.catalog.text import storable
 from service.context import Context
 from service.db import DatabaseAway, patiently
 from service.errors import Unavailable
-from service.jobs import endings, guards, hints, operations, pauses, store
+from service.jobs import filing, guards, hints, operations, pauses, store
 from service.jobs.facts import Answer, Claim
 from service.jobs.lifecycle import AttemptState, Duty, Event, Verdict
 from service.jobs.routing import OTHER
@@ -77,7 +77,7 @@ class Submitter:
                 turn = await patiently(partial(self._turn, claim, said), PATIENCE_SECONDS) if claim.fallback else None
                 await self._answers.put(self._answer(claim, said, turn))
                 if isinstance(said, Unknown) and said.evidence is not None:
-                    kept = partial(endings.file_report, self._context.db, claim.job_id, claim.attempt, said.evidence)
+                    kept = partial(filing.file_report, self._context.db, claim.job_id, claim.attempt, said.evidence)
                     await patiently(partial(kept, None, Verdict.INCONCLUSIVE), PATIENCE_SECONDS)
         if isinstance(said, Accepted | Rejected):
             self._context.progress.add("submitted")

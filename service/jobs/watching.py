@@ -7,7 +7,7 @@ import structlog
 
 from service.catalog.text import storable
 from service.context import Context
-from service.jobs import due, endings, operations
+from service.jobs import due, filing, operations, turns
 from service.jobs.due import ToStop
 from service.jobs.facts import Due, Ending, Evidence
 from service.jobs.guards import TEXT_EXCERPT
@@ -80,7 +80,7 @@ async def _learn_its_end(context: Context, attempt: ToStop, taken: Taken) -> boo
 
 async def _keep(context: Context, about: Due | ToStop, *heard: tuple[Evidence, Verdict]) -> None:
     for evidence, verdict in heard:
-        await endings.file_report(context.db, about.job_id, about.attempt, evidence, None, verdict)
+        await filing.file_report(context.db, about.job_id, about.attempt, evidence, None, verdict)
 
 
 async def look(context: Context, job: Due) -> None:
@@ -216,10 +216,10 @@ def _waited_enough(context: Context, job: Due) -> bool:
 
 async def pass_on(context: Context, job_id: UUID, attempt: int, model: str, reason: str) -> bool:
     """Give a job that a GPU worker could not run to the other provider, if it may have it and takes any."""
-    fallback = await due.fallback_of(context.db, job_id, attempt)
+    fallback = await turns.fallback_of(context.db, job_id, attempt)
     if fallback is None or not await context.routes.can_take(context.db, fallback, model):
         return False
-    moved = await due.pass_on(context.db, job_id, attempt, storable(reason, TEXT_EXCERPT) or "")
+    moved = await turns.pass_on(context.db, job_id, attempt, storable(reason, TEXT_EXCERPT) or "")
     if moved:
         log.warning("a job goes to another provider", job_id=str(job_id), to=fallback, reason=reason)
         context.nudger.nudge(submission(fallback))
@@ -230,7 +230,7 @@ async def _reroute(context: Context, job: Due, reason: str) -> bool:
     """Give the job to the other provider, if it may have it and takes any."""
     if job.fallback is None or not await context.routes.can_take(context.db, job.fallback, job.model):
         return False
-    moved = await due.reroute(context.db, job, reason)
+    moved = await turns.reroute(context.db, job, reason)
     if moved:
         log.warning("a job goes to another provider", job_id=str(job.job_id), to=job.fallback, reason=reason)
         context.nudger.nudge(submission(job.fallback))

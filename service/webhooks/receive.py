@@ -13,7 +13,7 @@ from service.catalog.text import storable
 from service.condition.refusals import Refusals
 from service.context import Context
 from service.errors import SignatureRejected, UnsupportedMedia
-from service.jobs import due, endings, guards, operations, runs, watching
+from service.jobs import due, filing, guards, operations, runs, watching
 from service.jobs.facts import Evidence
 from service.jobs.lifecycle import Source, Verdict
 from service.jsontext import encode
@@ -119,7 +119,7 @@ async def _apply(
     try:
         envelope = read_envelope(body)
         if envelope.request_id != signed.request_id:
-            return await endings.file_report(context.db, job_id, attempt, evidence(envelope), None, Verdict.FOREIGN)
+            return await filing.file_report(context.db, job_id, attempt, evidence(envelope), None, Verdict.FOREIGN)
         ending = ending_of(envelope)
     except Unreadable:
         verdict = Verdict.UNREADABLE
@@ -129,9 +129,9 @@ async def _apply(
         # That there was no room or no server for it is the worker's word of itself and no model's own answer.
         could_not = provider == context.gpu.name and ending.http_status == HTTP_UNAVAILABLE
         if could_not and await watching.pass_on(context, job_id, attempt, model, ending.error or ""):
-            return await endings.file_report(context.db, job_id, attempt, evidence(envelope), ending)
+            return await filing.file_report(context.db, job_id, attempt, evidence(envelope), ending)
         return await operations.end(context, job_id, attempt, model, ending, evidence(envelope))
-    filed = await endings.file_report(context.db, job_id, attempt, evidence(), None, verdict)
+    filed = await filing.file_report(context.db, job_id, attempt, evidence(), None, verdict)
     # Signed for our sealed address: whatever the body lacks, the provider has this attempt, and calls it so.
     gateway_id = storable(envelope.gateway_request_id, guards.NAME_EXCERPT) if envelope else None
     named = await due.record_name(context.db, job_id, attempt, signed.request_id, gateway_id)

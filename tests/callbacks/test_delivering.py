@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 
 from service import __version__
-from service.callbacks import delivering, records
+from service.callbacks import again, delivering, records
 from service.callbacks.delivering import Deliverer
 from service.callbacks.envelopes import EndedJob
 from service.callbacks.leases import Leases
@@ -150,7 +150,7 @@ async def test_every_try_has_the_same_id_and_body_and_a_fresh_signature(
         for _ in range(2):
             await asyncio.sleep(1)  # A signature's time is in whole seconds.
             await told.try_now(deliverer, db, job_id)
-        await records.redeliver(db, job_id)
+        await again.redeliver(db, job_id)
         await told.drain(deliverer)
     assert len(receiver.calls) == 4
     assert len({call.body for call in receiver.calls}) == 1
@@ -348,7 +348,7 @@ async def test_a_redelivery_that_is_asked_for_during_the_last_try_follows_it(
     job_id = await told.ended(db, tenant, receiver.address)
     await db.execute("UPDATE callbacks SET tries = $1", MOST_TRIES - 1)
     [due] = await told.take(db)
-    await records.redeliver(db, job_id)
+    await again.redeliver(db, job_id)
     await records.record(db, due, meaning(404, 0.1, MOST_TRIES))
     assert await told.state(db, job_id) == "pending"
     await told.drain(deliverer)
@@ -360,7 +360,7 @@ async def test_a_redelivery_that_is_asked_for_during_a_try_that_arrives_is_that_
 ) -> None:
     job_id = await told.ended(db, tenant, receiver.address)
     [due] = await told.take(db)
-    await records.redeliver(db, job_id)
+    await again.redeliver(db, job_id)
     await records.record(db, due, meaning(200, 0.1, 1))
     await told.drain(deliverer)
     assert (await told.state(db, job_id), receiver.calls) == ("delivered", [])

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from service.callbacks import records
+from service.callbacks import again, records
 from service.callbacks.delivering import SLOTS, Deliverer
 from service.callbacks.records import Hand
 from service.context import Context
@@ -113,7 +113,7 @@ async def test_who_asks_for_a_redelivery_need_not_wait_for_the_end_of_the_break(
         receiver.handler = says(Reply())
         await told.drain(deliverer)
         assert "delivered" not in {await told.state(db, job_id) for job_id in jobs}
-        assert await records.redeliver_many(db, tenant, datetime(2026, 1, 1, tzinfo=UTC), None, None) == 20
+        assert await again.redeliver_many(db, tenant, datetime(2026, 1, 1, tzinfo=UTC), None, None) == 20
         await told.drain(deliverer)
         assert {await told.state(db, job_id) for job_id in jobs} == {"delivered"}
 
@@ -288,15 +288,15 @@ async def test_rows_that_somebody_else_changes_hold_nobody_up(db: Database, tena
 async def test_a_redelivery_of_many_goes_a_few_at_a_time(
     db: Database, tenant: UUID, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "AGAIN_AT_A_TIME", 7)
+    monkeypatch.setattr(again, "AGAIN_AT_A_TIME", 7)
     theirs = await making.make_tenant(db, "theirs")
     for each in (tenant, theirs):
         await told.ended_many(db, each, receiver.address, 20)
     await db.execute("UPDATE callbacks SET state = 'delivered', tries = 3, ended_at = now()")
     long_ago = datetime(2026, 1, 1, tzinfo=UTC)
-    assert await records.redeliver_many(db, tenant, long_ago, None, None) == 20
+    assert await again.redeliver_many(db, tenant, long_ago, None, None) == 20
     assert len(await db.fetch("SELECT FROM callbacks WHERE state = 'pending' AND tries = 0")) == 20
-    assert await records.redeliver_many(db, None, long_ago, None, None) == 40
+    assert await again.redeliver_many(db, None, long_ago, None, None) == 40
     assert len(await db.fetch("SELECT FROM callbacks WHERE state = 'pending' AND tries = 0")) == 40
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 from uuid import UUID
 
-from service.callbacks import records
+from service.callbacks import reads, records
 from service.callbacks.delivering import LARGEST_BYTES, Deliverer
 from service.callbacks.leases import LEASE_SECONDS
 from service.callbacks.schedule import MOST_TRIES
@@ -74,7 +74,7 @@ async def take(
 
 
 async def callback(db: Database, job_id: UUID) -> Row:
-    row = await records.callback_of(db, job_id)
+    row = await reads.callback_of(db, job_id)
     assert row is not None
     return row
 
@@ -84,7 +84,7 @@ async def state(db: Database, job_id: UUID) -> str:
 
 
 async def tries(db: Database, job_id: UUID) -> list[tuple[int | None, str | None]]:
-    return [(row["http_status"], row["error"]) for row in await records.tries_of(db, job_id)]
+    return [(row["http_status"], row["error"]) for row in await reads.tries_of(db, job_id)]
 
 
 async def make_due(db: Database, *job_ids: UUID) -> None:

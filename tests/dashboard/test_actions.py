@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import Browser, expect
 
 from service.context import Context
-from service.jobs import endings
+from service.jobs import filing
 from service.jobs.lifecycle import Verdict
 from tests import making
 from tests.api.asking import with_files
@@ -102,7 +102,7 @@ async def test_a_report_is_replayed_and_ends_its_job(person: Person, context: Co
         b'{"request_id": "theirs-1", "gateway_request_id": "theirs-1", "status": "OK", "payload": {"output": "A cat."}}'
     )
     heard = making.heard(body, "theirs-1", headers='{"request_id": "theirs-1"}')
-    await endings.file_report(context.db, claim.job_id, 1, heard, None, Verdict.UNREADABLE)
+    await filing.file_report(context.db, claim.job_id, 1, heard, None, Verdict.UNREADABLE)
     await person.agree()
     await person.go("/dashboard/webhooks/in?verdict=unreadable")
     await person.page.locator("a.opens").first.click()

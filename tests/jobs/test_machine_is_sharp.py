@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from service.context import Context
-from service.jobs import due, endings, operations, store, watching
+from service.jobs import due, endings, filing, operations, store, watching
 from service.jobs.due import ToStop
 from service.jobs.lifecycle import Verdict
 from tests.machine.jobs import JobMachine
@@ -64,7 +64,7 @@ def a_cancel_that_waits_for_nobody(monkeypatch: pytest.MonkeyPatch, _: World) ->
 
 
 def a_second_end_that_is_written_over_the_first(monkeypatch: pytest.MonkeyPatch, world: World) -> None:
-    sound = endings.file_report
+    sound = filing.file_report
 
     async def file_report(db: Any, job_id: Any, attempt: Any, evidence: Any, ending: Any, *verdict: Any) -> Verdict:
         filed = await sound(db, job_id, attempt, evidence, ending, *verdict)
@@ -73,7 +73,7 @@ def a_second_end_that_is_written_over_the_first(monkeypatch: pytest.MonkeyPatch,
         return filed
 
     world.run(world.db.execute("ALTER TABLE results DISABLE TRIGGER results_are_final"))
-    monkeypatch.setattr(endings, "file_report", file_report)
+    monkeypatch.setattr(filing, "file_report", file_report)
 
 
 def nothing_is_stopped(monkeypatch: pytest.MonkeyPatch, _: World) -> None:

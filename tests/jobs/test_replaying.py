@@ -7,7 +7,7 @@ import pytest
 
 from service.catalog import Catalog
 from service.context import Context
-from service.jobs import endings
+from service.jobs import filing
 from service.jobs.facts import Evidence
 from service.jobs.lifecycle import Source, Verdict
 from service.jobs.replaying import NoSuchReport, Replay, ReportRemoved, replay
@@ -23,7 +23,7 @@ from tests.webhooks.posting import Poster, envelope
 async def recorded(context: Context, claim: Claim, body: bytes, request_id: str = "r-1") -> int:
     """A webhook that was kept as unreadable, by code that could not read it."""
     kept = Evidence(Source.WEBHOOK, body, json.dumps({"request_id": request_id}), request_id=request_id)
-    await endings.file_report(context.db, claim.job_id, claim.attempt, kept, None, Verdict.UNREADABLE)
+    await filing.file_report(context.db, claim.job_id, claim.attempt, kept, None, Verdict.UNREADABLE)
     [*_, report] = await making.reports(context.db, claim.job_id)
     return int(report["id"])
 
@@ -147,7 +147,7 @@ async def test_only_the_account_that_counts_now_is_heard(
     claim = await making.submitted(context.db, tenant, "r-1")
     headers = json.dumps({"request_id": "r-1", "user_id": "us"})
     kept = Evidence(Source.WEBHOOK, envelope("r-1", CAT), headers, request_id="r-1")
-    await endings.file_report(context.db, claim.job_id, claim.attempt, kept, None, Verdict.UNREADABLE)
+    await filing.file_report(context.db, claim.job_id, claim.attempt, kept, None, Verdict.UNREADABLE)
     [report] = await making.reports(context.db, claim.job_id)
     replayed = await replay(context.db, context.catalog, report["id"], user_id=ours, apply=True)
     assert replayed.verdict == verdict

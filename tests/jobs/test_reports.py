@@ -7,7 +7,7 @@ from uuid_utils.compat import uuid7
 
 from service.catalog.base import Lifted
 from service.db import Database
-from service.jobs import endings, operations
+from service.jobs import endings, filing, operations
 from service.jobs.facts import Claim
 from tests import making
 from tests.making import file_report
@@ -47,7 +47,7 @@ async def test_news_of_a_job_that_nobody_knows_is_unknown_and_kept(db: Database)
 @pytest.mark.parametrize("verdict", ["unreadable", "incomplete", "foreign"])
 async def test_a_verdict_that_is_known_is_kept_as_it_is(db: Database, tenant: UUID, verdict: str) -> None:
     claim = await making.submitted(db, tenant)
-    given = await endings.file_report(db, claim.job_id, 1, making.heard(b"?"), None, verdict)
+    given = await filing.file_report(db, claim.job_id, 1, making.heard(b"?"), None, verdict)
     assert [row["verdict"] for row in await making.reports(db, claim.job_id)] == [given] == [verdict]
 
 
@@ -63,4 +63,4 @@ async def test_news_changes_nothing_of_an_outcome(db: Database, tenant: UUID) ->
 async def test_news_for_an_attempt_number_out_of_range_is_unknown(db: Database) -> None:
     job_id = uuid7()
     assert await endings.settle(db, job_id, 2**15 - 1, making.completed(), making.heard(), "webhook", Lifted()) is None
-    assert await endings.file_report(db, job_id, 2**15 - 1, making.heard(), making.completed()) == "unknown"
+    assert await filing.file_report(db, job_id, 2**15 - 1, making.heard(), making.completed()) == "unknown"

@@ -13,7 +13,7 @@ from service.context import Context
 from service.db import Database
 from service.gpu.pool import GpuPool
 from service.gpu.queues import Ticket, request_id_of
-from service.jobs import due, endings, pauses, reads, routing, runs, store
+from service.jobs import due, endings, filing, pauses, reads, routing, runs, store, turns
 from service.jobs.routing import Route, Routes, Rule, Wait, choose
 from service.jobs.submitting import Submitter
 from service.jobs.watching import watch
@@ -139,8 +139,8 @@ async def test_what_waits_for_a_provider_that_was_paused_goes_to_the_other(both:
     goes = await making.queued(both.db, tenant, fallback="gpu")
     await pauses.pause_by_hand(both.db, "fal", "Maintenance.")
     assert (await due.anything_due(both.db))["leave"]
-    assert await due.leave_paused(both.db) == 1
-    assert not (await due.anything_due(both.db))["leave"] or await due.leave_paused(both.db) == 0
+    assert await turns.leave_paused(both.db) == 1
+    assert not (await due.anything_due(both.db))["leave"] or await turns.leave_paused(both.db) == 0
     await submit(both)
     assert (await told(both, tenant, goes))[:2] == ("submitted", "gpu")
     assert (await told(both, tenant, stays))[:2] == ("queued", "fal")
@@ -244,7 +244,7 @@ async def test_of_a_job_that_went_elsewhere_a_result_is_taken_and_a_failure_is_n
     settle = (both.db, job_id, 1)
     failed = await endings.settle(*settle, making.failed(), late, "webhook", making.Lifted())
     assert failed is None
-    assert await endings.file_report(*settle, late, making.failed()) == "late"
+    assert await filing.file_report(*settle, late, making.failed()) == "late"
     done = await endings.settle(*settle, making.completed(), late, "webhook", making.Lifted())
     assert done is not None
     assert done["to_stop"]
@@ -271,8 +271,8 @@ async def test_an_operator_drains_a_provider_and_what_was_asked_for_stays(
     goes = await making.queued(both.db, tenant)
     has = await making.queued(both.db, tenant)
     await both.db.execute("UPDATE live_jobs SET duty = 'report' WHERE job_id = $1", has)
-    assert [tuple(row) for row in await due.movable(both.db, "fal")] == [(making.MODEL, 1)]
-    assert await due.drain(both.db, "fal", "gpu") == 1
+    assert [tuple(row) for row in await turns.movable(both.db, "fal")] == [(making.MODEL, 1)]
+    assert await turns.drain(both.db, "fal", "gpu") == 1
     places = {each: (await told(both, tenant, each))[1] for each in (asked, kept, goes, has)}
     assert places == {asked: "fal", kept: "fal", goes: "gpu", has: "fal"}
     assert (await told(both, tenant, goes))[2] == "an operator drained fal"
@@ -285,12 +285,12 @@ async def test_what_is_to_stay_here_is_not_drained_away(both: Context, tenant: U
         both.db, tenant, **routing.of_job(await both.routes.route(both.db, tenant, making.MODEL))
     )
     assert await routing.remove_rule(both.db, "ours", "*")
-    assert await due.drain(both.db, "gpu", "fal") == 0
+    assert await turns.drain(both.db, "gpu", "fal") == 0
     # And what waits elsewhere can be brought to where a rule wants it.
     abroad = await making.queued(both.db, tenant)
     assert await routing.set_rule(both.db, "ours", "*", "gpu", alone=True, spill_seconds=None)
-    assert [tuple(row) for row in await due.movable(both.db, "fal")] == [(making.MODEL, 1)]
-    assert await due.drain(both.db, "fal", "gpu") == 1
+    assert [tuple(row) for row in await turns.movable(both.db, "fal")] == [(making.MODEL, 1)]
+    assert await turns.drain(both.db, "fal", "gpu") == 1
     assert {(await told(both, tenant, each))[1] for each in (private, abroad)} == {"gpu"}
 
 
@@ -302,7 +302,7 @@ async def test_a_rule_that_keeps_jobs_here_keeps_those_that_are_here(
     stays = await making.queued(both.db, tenant, provider="gpu", fallback="fal", spill_seconds=3.0)
     assert await routing.set_rule(both.db, "ours", "*", "gpu", alone=True, spill_seconds=None)
     await pauses.pause_by_hand(both.db, "gpu", "Maintenance.")
-    assert await due.leave_paused(both.db) == 1
+    assert await turns.leave_paused(both.db) == 1
     assert ((await told(both, tenant, goes))[1], (await told(both, tenant, stays))[1]) == ("fal", "gpu")
 
 

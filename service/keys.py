@@ -1,11 +1,13 @@
 """API keys: `id:secret`, of which only the ID and the secret's SHA-256 are kept."""
 
+import asyncio
 import hashlib
 import hmac
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from time import monotonic
 from uuid import UUID
 
@@ -49,6 +51,7 @@ class KeyRing:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._remembered: dict[str, tuple[float, bytes, Caller | None]] = {}
+        self._looking: dict[str, asyncio.Task[tuple[bytes, Caller | None]]] = {}
 
     async def caller(self, authorization: str) -> Caller:
         """The same work and the same answer for an unknown key and for a wrong secret. Raises Unauthenticated."""
@@ -72,6 +75,19 @@ class KeyRing:
         known = self._remembered.get(key_id)
         if known is not None and known[0] > monotonic():
             return known[1], known[2]
+        # Streams that were opened together ask together; one look is enough for all.
+        looking = self._looking.get(key_id)
+        if looking is None:
+            looking = self._looking[key_id] = asyncio.create_task(self._look(key_id))
+            looking.add_done_callback(partial(self._looked, key_id))
+        return await asyncio.shield(looking)
+
+    def _looked(self, key_id: str, looking: "asyncio.Task[tuple[bytes, Caller | None]]") -> None:
+        del self._looking[key_id]
+        if not looking.cancelled():
+            looking.exception()  # Whoever asked may have gone.
+
+    async def _look(self, key_id: str) -> tuple[bytes, Caller | None]:
         row = await self._db.fetchrow(
             "SELECT api_keys.secret_sha256, api_keys.scopes, tenants.id AS tenant_id, tenants.name AS tenant,"
             " tenants.join_seconds FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id"

@@ -12,11 +12,12 @@ from service.api.shapes import JobSummary
 from service.api.tables import Parquet, csv_heading, csv_rows
 from service.context import Context
 from service.db import Row
-from service.errors import Invalid
+from service.errors import Invalid, Unauthenticated
 from service.jobs import lists
 from service.jobs.filters import read_filter
 from service.jsontext import encode
-from service.requests import authenticate
+from service.keys import Caller
+from service.requests import authenticate, still_allowed
 
 TYPES = {
     "ndjson": "application/x-ndjson",
@@ -38,7 +39,7 @@ async def export_jobs(request: Request) -> Response:
         raise Invalid.at("query", paged[0], msg="An export has no pages.", kind="extra_forbidden")
     wanted = read_filter([(name, value) for name, value in query if name != "format"])
     headers = {"content-disposition": f'attachment; filename="jobs.{kinds[0]}"', "cache-control": "no-store"}
-    pages = while_there(request, lists.pages(context.db, caller.tenant_id, wanted))
+    pages = while_there(request, caller, lists.pages(context.db, caller.tenant_id, wanted))
     chunks = export(pages, request.state.renderer, kinds[0])
     # What is wrong shows with the first of it, and then still has a status of its own.
     first = await anext(chunks)
@@ -48,12 +49,17 @@ async def export_jobs(request: Request) -> Response:
     return StreamingResponse(_beginning_with(first, chunks), headers=headers, media_type=TYPES[kinds[0]])
 
 
-async def while_there(request: Request, pages: AsyncGenerator[list[Row]]) -> AsyncGenerator[list[Row]]:
-    """Until the client has gone: where nothing is found, nothing is sent that would not reach him."""
+async def while_there(request: Request, caller: Caller, pages: AsyncGenerator[list[Row]]) -> AsyncGenerator[list[Row]]:
+    """Until the client has gone: where nothing is found, nothing is sent that would not reach him.
+
+    Raises Unauthenticated when his key is revoked, which breaks off what was begun.
+    """
     async with aclosing(pages):
         async for rows in pages:
             if await request.is_disconnected():
                 return
+            if not await still_allowed(request, caller):
+                raise Unauthenticated
             yield rows
 
 

@@ -49,6 +49,7 @@ async def show_job(request: Request) -> Response:
     row = await read_job(request, caller)
     if seconds and (row["status"] in LIVE or any(file["stored_at"] is None for file in results.files_of(row))):
         await wait_for_end(request, row["id"], seconds)
+        caller = await authenticate(request, "metrics")  # Its key may have been revoked meanwhile.
         row = await read_job(request, caller)
     return answer(request.state.renderer.job(row, payloads=caller.may("read")), request_id=row["id"])
 

@@ -32,7 +32,11 @@ LINK_SECONDS = 3_600
 _TAKE = f"""
 WITH picked AS (
     SELECT copies.job_id, copies.kind, copies.index
-    FROM copies JOIN artifacts USING (job_id, kind, index) WHERE due_at <= now()
+    FROM copies CROSS JOIN LATERAL (
+        -- Each looked up by its key, also by a plan that was made before there were artifacts.
+        SELECT source_expires_at FROM artifacts
+        WHERE job_id = copies.job_id AND kind = copies.kind AND index = copies.index OFFSET 0
+    ) AS file WHERE due_at <= now()
     ORDER BY tries, coalesce(source_expires_at, due_at + make_interval(secs => {LINK_SECONDS})), due_at
     LIMIT $1 FOR UPDATE OF copies SKIP LOCKED
 ), taken AS (
@@ -42,8 +46,13 @@ WITH picked AS (
     RETURNING copies.*
 )
 SELECT taken.job_id, taken.kind, taken.index, source_url, taken.tries, content_type, file_name, input
-FROM taken JOIN artifacts USING (job_id, kind, index)
-LEFT JOIN jobs ON jobs.id = taken.job_id AND taken.kind = 'mask' AND taken.index = 0
+FROM taken CROSS JOIN LATERAL (
+    SELECT source_url, content_type, file_name FROM artifacts
+    WHERE job_id = taken.job_id AND kind = taken.kind AND index = taken.index OFFSET 0
+) AS file
+LEFT JOIN LATERAL (
+    SELECT input FROM jobs WHERE id = taken.job_id AND taken.kind = 'mask' AND taken.index = 0 OFFSET 0
+) AS job ON true
 """
 
 

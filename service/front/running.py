@@ -44,6 +44,8 @@ async def _ended(request: Request) -> tuple[Row, Response]:
     # From here on the job is on its way, and a 503 would have the client send it once more.
     try:
         if await wait_for_end(request, job_id, LONGEST_WAIT_SECONDS):
+            # Its key may have been revoked meanwhile.
+            caller = await patiently(partial(authenticate, request, "read"), PATIENCE_SECONDS)
             row = await patiently(partial(read_result, request, caller, job_id), PATIENCE_SECONDS)
             return row, result_answer(request, row)
     except DatabaseAway as error:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -24,7 +25,7 @@ from service.requests import answer, authenticate, event_stream, still_allowed
 PING = b": ping\n\n"
 PING_SECONDS = 15.0
 
-# A stream must not end before its job has, so that it outlasts a database that is away for a while.
+# As long as its key holds a stream must not end before its job has, so it outlasts a database that is away for a while.
 PATIENCE_SECONDS = 300.0
 
 # The model's own names of what fal calls `inference_time`.
@@ -70,38 +71,65 @@ async def status_events(request: Request, caller: Caller, row: Row) -> AsyncGene
     told: dict[str, Any] = {}
     yield PING
     async with waiting.on(request_id) as changed:
-        while await still_allowed(request, caller):
-            looking = asyncio.create_task(_look(context, caller, request_id, seen if wanted else None))
+        has_changed = True
+        while True:
+            looking = asyncio.create_task(_look(request, caller, request_id, seen if wanted else None, has_changed))
             try:
                 while not (await asyncio.wait([looking], timeout=PING_SECONDS))[0]:
                     yield PING
-                now, events, said = looking.result()
+                found = looking.result()
             finally:
                 looking.cancel()
-            if now is None:
+            if found is None:
                 return
-            body = status_body(context.settings.public_url, now, log_lines(events, said, caller) if wanted else None)
-            if events or said or body | {"logs": None} != told:
-                seen = (events[-1]["id"] if events else seen[0], said[-1]["id"] if said else seen[1])
-                told = body | {"logs": None}
-                yield event_line(body)
-            if now["status"] not in LIVE or waiting.stopped:
-                return
-            while not await wait_for(changed, PING_SECONDS) and await still_allowed(request, caller):
+            if found.now is not None:
+                lines = log_lines(found.events, found.said, caller) if wanted else None
+                body = status_body(context.settings.public_url, found.now, lines)
+                if lines or body | {"logs": None} != told:
+                    seen = found.after(seen)
+                    told = body | {"logs": None}
+                    yield event_line(body)
+                if found.now["status"] not in LIVE or waiting.stopped:
+                    return
+            has_changed = await wait_for(changed, PING_SECONDS)
+            if not has_changed:
                 yield PING
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """`now` is None where nothing was looked for."""
+
+    now: Row | None = None
+    events: Sequence[Row] = ()
+    said: Sequence[Row] = ()
+
+    def after(self, seen: tuple[int, int]) -> tuple[int, int]:
+        """The last event and the last line that were seen."""
+        return (self.events[-1]["id"] if self.events else seen[0], self.said[-1]["id"] if self.said else seen[1])
+
+
 async def _look(
-    context: Context, caller: Caller, request_id: UUID, seen: tuple[int, int] | None
-) -> tuple[Row | None, list[Row], list[Row]]:
-    """The status, and what happened and was said since, if that is wanted; however long the database is away."""
-    look = partial(reads.status_of, context.db, caller.tenant_id, str(request_id))
-    now = await patiently(look, PATIENCE_SECONDS)
-    if seen is None:
-        return now, [], []
-    # Read after the status, so that the last line is there when the request has ended.
-    events = await patiently(partial(reads.events_of, context.db, request_id, after=seen[0]), PATIENCE_SECONDS)
-    return now, events, await patiently(partial(runs.logs_of, context.db, request_id, after=seen[1]), PATIENCE_SECONDS)
+    request: Request, caller: Caller, request_id: UUID, seen: tuple[int, int] | None, has_changed: bool
+) -> Seen | None:
+    """The status, and what happened and was said since, if that is wanted; however long the database is away.
+
+    None: the request is gone, or the key was revoked, which alone is looked at where nothing has changed.
+    """
+    context: Context = request.state.context
+    found = Seen()
+    if has_changed:
+        now = await patiently(partial(reads.status_of, context.db, caller.tenant_id, str(request_id)), PATIENCE_SECONDS)
+        if now is None:
+            return None
+        found = Seen(now)
+        if seen is not None:
+            # Read after the status, so that the last line is there when the request has ended.
+            events = await patiently(partial(reads.events_of, context.db, request_id, after=seen[0]), PATIENCE_SECONDS)
+            said = await patiently(partial(runs.logs_of, context.db, request_id, after=seen[1]), PATIENCE_SECONDS)
+            found = Seen(now, events, said)
+    # Last, so that nothing is told of what was read after the key was revoked.
+    return found if await still_allowed(request, caller) else None
 
 
 def event_line(value: Any) -> bytes:

@@ -229,11 +229,11 @@ WITH probe AS (
     INSERT INTO attempts (job_id, number, provider, state, reason)
     SELECT job_id, attempt, $3, '{AttemptState.SUBMITTING}', reason FROM moved
 ), repeated AS (
-    -- By their key alone: with another condition, a plan that was made before there were attempts walks them all.
-    UPDATE attempts
-    SET resubmitted_at = CASE WHEN state = '{AttemptState.ABANDONED}' THEN clock_timestamp() ELSE resubmitted_at END
+    UPDATE attempts SET resubmitted_at = clock_timestamp()
     FROM moved
     WHERE moved.attempt > 1 AND attempts.job_id = moved.job_id AND attempts.number = moved.attempt - 1
+      -- Were the state compared outside a CASE, a plan that was made before there were attempts would walk them all.
+      AND CASE WHEN attempts.state = '{AttemptState.ABANDONED}' THEN true ELSE false END
 ), noted AS (
     INSERT INTO job_events (job_id, event, status, attempt)
     SELECT job_id, '{AttemptState.SUBMITTING}', status, attempt FROM moved

@@ -17,7 +17,7 @@ from service.front import statuses
 from service.jobs import due, endings, operations, store
 from service.jobs.guards import CHANNEL
 from tests import making
-from tests.api.asking import places
+from tests.api.asking import JOB, places
 from tests.callbacks import told
 
 
@@ -190,3 +190,21 @@ async def test_a_stream_ends_when_its_key_is_revoked(
         said = [line async for line in lines]
     assert {line for line in said if line} <= {": ping"}
     assert (await client.get(f"/v1/jobs/{claim.job_id}")).status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs/{}?wait=60", "/fal/run/fal-ai/llava-next"])
+async def test_who_waits_gets_nothing_when_its_key_is_revoked(
+    client: httpx.AsyncClient, db: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(keys, "REMEMBERED_SECONDS", 0.0)
+    claim = await making.submitted(db, tenant)
+    if "run" in path:
+        waiting = asyncio.create_task(client.post(path, json=JOB["input"]))
+        await making.until(lambda: db.fetchrow("SELECT job_id FROM waiters"))
+        [claim] = await making.claim_all(db)
+    else:
+        waiting = asyncio.create_task(client.get(path.format(claim.job_id)))
+        await somebody_waits(db, claim.job_id)
+    await db.execute("UPDATE api_keys SET revoked_at = now()")
+    await making.settle(db, claim)
+    assert (await waiting).status_code == 401

@@ -9,6 +9,7 @@ from uuid import UUID
 import httpx
 import pytest
 
+from service import keys
 from service.context import Context
 from service.db import Database
 from service.front import statuses
@@ -229,6 +230,7 @@ async def test_a_stream_pings_while_its_database_is_away(
     settings: Settings, client: httpx.AsyncClient, db: Database, tenant: UUID, folder: Path, monkeypatch: Any
 ) -> None:
     monkeypatch.setattr(statuses, "PING_SECONDS", 0.05)
+    monkeypatch.setattr(keys, "REMEMBERED_SECONDS", 0.0)
     claim = await making.submitted(db, tenant)
     async with (
         on_a_wire(settings, folder, client) as (wire, http),

@@ -217,7 +217,7 @@ BUGS = {
         "nobody looks at it",
     ),
     "a new submission that is not counted": Bug(
-        without(store, "_CLAIM", ("THEN clock_timestamp() ELSE resubmitted_at", "THEN NULL ELSE resubmitted_at")),
+        without(store, "_CLAIM", ("SET resubmitted_at = clock_timestamp()", "SET resubmitted_at = NULL::timestamptz")),
         "was given up and not counted",
     ),
     "progress that goes back": Bug(

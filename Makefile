@@ -1,3 +1,4 @@
+# make setup   what the others do first; EXTRA=gpu installs an extra of pyproject.toml, too
 # make demo    set everything up, run one job on each of the five models, go on serving until Ctrl-C
 #              PORT=8000 DATA=.roundtrip HOST=127.0.0.1; ONCE=1 ends after the table
 # make test    the suite, ten to fifteen minutes; ARGS="-k masks" goes to pytest
@@ -18,6 +19,7 @@ PORT ?= 8000
 DATA ?= .roundtrip
 ONCE ?=
 ARGS ?=
+EXTRA ?=
 SECONDS ?= 180
 
 # The first Python that is new enough; looked for only when .venv has to be made.
@@ -29,8 +31,9 @@ help:
 	@sed -n 's/^# \{0,1\}//p; /^$$/q' Makefile
 
 setup: .venv/.stamp
+	@$(if $(EXTRA),.venv/bin/python scripts/setup.py $(EXTRA),:)
 
-.venv/.stamp: uv.lock pyproject.toml
+.venv/.stamp: uv.lock pyproject.toml scripts/setup.py
 	@python='$(PYTHON)'; "$${python:-false}" -c '$(enough)' || \
 		{ echo "make: needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
 	"$$python" scripts/setup.py

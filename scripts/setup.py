@@ -14,7 +14,7 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".stamp"
 UV = "uv==0.13.8"
 UV_HOME = VENV / f".{UV.replace('==', '-')}"
-SOURCES = (ROOT / "uv.lock", ROOT / "pyproject.toml")
+SOURCES = (ROOT / "uv.lock", ROOT / "pyproject.toml", ROOT / "scripts" / "setup.py")
 
 NO_PIP = f"""\
 setup: this Python has neither pip nor ensurepip, so nothing can be fetched with it.
@@ -29,10 +29,16 @@ def main() -> None:
     with (VENV / ".setup-lock").open("w") as lock:
         # Two `make` at once take turns, and the second one finds everything done.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_fresh():
+        extras = installed_extras() | set(sys.argv[1:])
+        if not is_fresh() or extras > installed_extras():
             make_environment()
-            sync(pinned_uv())
-            STAMP.touch()
+            sync(pinned_uv(), sorted(extras))
+            STAMP.write_text("\n".join(sorted(extras)))
+
+
+def installed_extras() -> set[str]:
+    """Those that were asked for once stay."""
+    return set(STAMP.read_text().split()) if STAMP.exists() else set()
 
 
 def is_fresh() -> bool:
@@ -83,7 +89,7 @@ def pip(draft: Path) -> list[str | Path]:
     return [draft / "pip" / "bin" / "python", *common]
 
 
-def sync(uv: Path) -> None:
+def sync(uv: Path, extras: list[str]) -> None:
     print("setup: installing what uv.lock names into .venv", flush=True)
     settings = {"UV_PROJECT_ENVIRONMENT": str(VENV), "UV_PYTHON_DOWNLOADS": "never"}
     if not can_cache():
@@ -92,6 +98,8 @@ def sync(uv: Path) -> None:
     # Where Python is told to write no bytecode, each process would compile at its start what it imports: seconds of CPU
     # time, and megabytes that stay with it.
     command: list[str | Path] = [uv, "sync", "--frozen", "--quiet", "--compile-bytecode", "--python", PYTHON]
+    for extra in extras:
+        command += ["--extra", extra]
     if subprocess.run(command, cwd=ROOT, env=outer | settings, check=False).returncode != 0:
         print("setup: once more, with the certificates that this machine trusts", flush=True)
         run([*command, "--system-certs"], outer | settings)

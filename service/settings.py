@@ -56,7 +56,7 @@ def _broker_url(value: str) -> str:
     if scheme not in {"redis", "rediss", "redis+socket", "amqp", "amqps", "pgmq"}:
         raise ValueError("must be a redis://, amqp:// or pgmq:// address")
     if scheme == "pgmq" and find_spec("pgmq") is None:
-        raise ValueError("needs the experiment's packages: uv sync --extra pgmq")
+        raise ValueError("needs the experiment's packages: make setup EXTRA=pgmq")
     return value
 
 

@@ -4,8 +4,11 @@ The parent stays free to answer pings and revokes, and starts the next child whe
 a fork after that hangs.
 """
 
+import mmap
 import os
 import signal
+import struct
+from time import monotonic, sleep
 from typing import Any
 
 import msgspec
@@ -35,30 +38,38 @@ celery_app.conf.update(
 )
 benches: list[Bench] = []
 
-# Celery starts the next process when one was killed, as the kernel does that has no memory left.
+# Celery starts the next process when one was lost, as when the kernel killed it for its memory. Each that begins to
+# load writes down which in a row it is, and when it began, and clears that when it has loaded. It stands in memory that
+# is shared with the parent and goes with it.
 MOST_LOADS = 3
+PAUSES = (0.0, 2.0, 10.0)
+loads = mmap.mmap(-1, mmap.PAGESIZE)
+LOADS = struct.Struct("=Bd")
 
 
 @signals.worker_process_init.connect
 def load(**_: Any) -> None:
-    lost = int(config.loads.read_text()) if config.loads.exists() else 0
+    lost, begun = LOADS.unpack_from(loads)
     if lost == MOST_LOADS:
-        give_up(f"its process was killed {lost} times in a row while it loaded; is there enough memory?")
+        why = "is there enough memory?"
+        if monotonic() - begun >= config.load_seconds:
+            why = f"it may take {config.load_seconds:g} s (--load-seconds)"
+        give_up(f"its process was lost {lost} times in a row while it loaded; {why}")
         return
-    config.loads.write_text(str(lost + 1))
+    LOADS.pack_into(loads, 0, lost + 1, monotonic())
+    sleep(PAUSES[lost])
     try:
         bench = Bench(config)
         bench.load()
     except Exception as error:  # a model's own code may raise anything
         give_up(str(error) if isinstance(error, RuntimeFailure) else f"{type(error).__name__}: {error}")
         return
-    config.loads.unlink()
+    LOADS.pack_into(loads, 0, 0, 0.0)
     benches.append(bench)
 
 
 def give_up(why: str) -> None:
     """The next process could not load it either: the worker ends, and its command says why."""
-    config.loads.unlink(missing_ok=True)
     config.complaint.write_text(why)
     os.kill(os.getppid(), signal.SIGTERM)
 

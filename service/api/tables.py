@@ -91,7 +91,7 @@ class Parquet:
             import pyarrow
             import pyarrow.parquet
         except ModuleNotFoundError:
-            words = "Parquet needs `uv sync --extra parquet` on the server; ask for csv or ndjson."
+            words = "Parquet needs the extra `parquet` on the server; ask for csv or ndjson."
             raise Invalid.at("query", "format", msg=words, kind="not_installed") from None
         kinds = {
             "text": pyarrow.string(),

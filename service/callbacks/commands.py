@@ -98,5 +98,7 @@ def rotate_key(at_once: bool, data: Path | None) -> None:
     """Make a new signing key. It signs when every receiver had a day to hear of it."""
     from service.callbacks.keys import rotate
 
-    with_database(data, lambda db: rotate(db, at_once=at_once))
-    click.echo("The new key signs from now on." if at_once else "The new key is published, and signs from tomorrow on.")
+    if with_database(data, lambda db: rotate(db, at_once=at_once)):
+        click.echo("Within two seconds the new key is published everywhere, and signs.")
+    else:
+        click.echo("Within two seconds the new key is published everywhere; it signs from tomorrow on.")

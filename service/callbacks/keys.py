@@ -23,7 +23,7 @@ SIGNS_AFTER_SECONDS = 25 * 3_600.0
 HOLDS_AFTER_SECONDS = 24 * 3_600.0
 
 # A process looks again after this long, so that a rotation is known everywhere within it.
-REMEMBERED_SECONDS = 60.0
+REMEMBERED_SECONDS = 2.0
 
 # A tenant's secret from before a rotation signs beside the new one this long.
 OVERLAP_SECONDS = 24 * 3_600.0
@@ -106,11 +106,15 @@ WITH stolen AS (
 """
 
 
-async def rotate(db: Database, *, at_once: bool) -> None:
-    """Make the next key. `at_once` is for one that was stolen: no older key is used or published again."""
+async def rotate(db: Database, *, at_once: bool) -> bool:
+    """Make the next key. `at_once` is for one that was stolen: no older key is used or published again.
+
+    Returns whether it signs already, as the first one does, too.
+    """
     statement, age = (_REPLACE_ALL, SIGNS_AFTER_SECONDS) if at_once else (_ADD_NEXT, 0.0)
-    while await db.fetchrow(statement, secrets.token_bytes(32), age) is None:
+    while (made := await db.fetchrow(statement, secrets.token_bytes(32), age)) is None:
         continue  # Somebody else made one at the same moment.
+    return at_once or made["name"] == f"{NAME}1"
 
 
 def key_set(keys: Sequence[KeyPair], *, strict: bool) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
-METHODS = ("GET", "POST", "PUT")
+METHODS = ("GET", "POST", "PUT", "DELETE")
 HEADERS = (
     "accept",
     "authorization",

@@ -111,7 +111,6 @@ def gpu_worker(
 
 def _celery(config: "WorkerConfig", queue: str) -> int:
     status = _work(config, queue)
-    config.loads.unlink(missing_ok=True)
     if config.complaint.exists():
         why = config.complaint.read_text()
         config.complaint.unlink()

@@ -46,11 +46,6 @@ class WorkerConfig(msgspec.Struct, frozen=True):
     def complaint(self) -> Path:
         return self.place / f"{self.worker}.complaint"
 
-    @property
-    def loads(self) -> Path:
-        """How many processes in a row began to load, written down by each before it does."""
-        return self.place / f"{self.worker}.loads"
-
 
 def place_in(data: Path) -> Path:
     return data.resolve() / "gpu-worker"

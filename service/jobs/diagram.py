@@ -6,7 +6,7 @@ from service.jobs.lifecycle import ENDED, FAL_STATUS, MOVES, AttemptState, Statu
 
 MEANING = {
     Status.QUEUED: "registered and durable; no provider is known to have it",
-    Status.SUBMITTED: "a provider took it and gave it a request ID",
+    Status.SUBMITTED: "a provider took it and gave it a request ID; for a GPU worker, its message is out",
     Status.IN_PROGRESS: "the provider said that it is being worked on",
     Status.COMPLETED: "the model's output is kept",
     Status.FAILED: "the model, the provider or a deadline ended it; the words are kept",

@@ -52,8 +52,9 @@ def set_rule(tenant: str, part: str, model: str, days: float, keep: str, data: P
     rule = with_database(data, lambda db: rules.set_rule(db, tenant, model, Part(part), days * DAY, Keep(keep)))
     if rule is None:
         end(f"there is no tenant {tenant}", 1)
-    of = "every other model" if model == "*" else model
-    click.echo(f"Of {tenant}'s jobs of {of}, {days:g} days after their end, of {part} is kept: {keep}.")
+    of = "every model without a rule of its own" if model == "*" else model
+    time = "1 day" if days == 1 else f"{days:g} days"
+    click.echo(f"Of {tenant}'s jobs of {of}, {time} after their end, of {part} is kept: {keep}.")
     if rule.warning:
         click.echo(f"Note: {rule.warning}", err=True)
 

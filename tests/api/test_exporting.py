@@ -17,8 +17,10 @@ from service.api.tables import KINDS, Parquet
 from service.artifacts.links import FileLinks
 from service.catalog.base import Lifted, LiftedFile
 from service.db import Database, Row
+from service.errors import Unauthenticated
 from service.jobs import endings, lists
 from service.jobs.filters import JobFilter
+from service.keys import KeyRing
 from tests import making
 from tests.api.asking import is_problem, places
 from tests.callbacks.told import ended_many
@@ -146,7 +148,7 @@ async def test_without_pyarrow_the_answer_says_what_is_missing(
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     response = await client.get("/v1/jobs/export?format=parquet")
     assert places(response) == [["query", "format"]]
-    assert "uv sync --extra parquet" in response.json()["message"]
+    assert "the extra `parquet`" in response.json()["message"]
 
 
 class Watched:
@@ -189,17 +191,37 @@ async def test_a_batch_is_read_when_the_one_before_was_taken(watched: Watched, r
     assert watched.read == 3
 
 
-@pytest.mark.parametrize(("word", "read"), [("http.disconnect", 1), ("http.request", 10)])
-async def test_nothing_more_is_read_for_who_has_gone(watched: Watched, word: str, read: int) -> None:
-    """Also where nothing is found, so that nothing is sent that would not reach him."""
-
+def asking(keys: KeyRing, word: str) -> Request:
     async def receive() -> dict[str, str]:
         return {"type": word}
 
-    request = Request({"type": "http"}, receive)
-    async for _ in exporting.while_there(request, watched.pages()):
+    return Request({"type": "http", "state": {"keys": keys}}, receive)
+
+
+@pytest.mark.parametrize(("word", "read"), [("http.disconnect", 1), ("http.request", 10)])
+async def test_nothing_more_is_read_for_who_has_gone(
+    watched: Watched, client: httpx.AsyncClient, db: Database, word: str, read: int
+) -> None:
+    """Also where nothing is found, so that nothing is sent that would not reach him."""
+    keys = KeyRing(db)
+    caller = await keys.caller(client.headers["authorization"])
+    async for _ in exporting.while_there(asking(keys, word), caller, watched.pages()):
         pass
     assert (watched.read, watched.closed) == (read, True)
+
+
+async def test_a_revoked_key_breaks_an_export_off(
+    watched: Watched, client: httpx.AsyncClient, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.keys.REMEMBERED_SECONDS", 0.0)
+    keys = KeyRing(db)
+    caller = await keys.caller(client.headers["authorization"])
+    pages = exporting.while_there(asking(keys, "http.request"), caller, watched.pages())
+    await anext(pages)
+    await db.execute("UPDATE api_keys SET revoked_at = now()")
+    with pytest.raises(Unauthenticated):
+        await anext(pages)
+    assert (watched.read, watched.closed) == (2, True)
 
 
 async def test_parquet_comes_in_row_groups(

@@ -41,8 +41,8 @@ PLACES = ("in a street", "on a beach", "at night", "in the rain", "beside a rive
 TAGS = ("shop", "nightly", "web", "mobile", "batch", "retry", "beta", "vip", "eu", "us", "audit", "demo")
 DAYS = 90
 
-# What a growing record gets more of: each campaign, customer and number plate has about as many jobs in any record.
-JOBS_A_CAMPAIGN, JOBS_A_CUSTOMER, JOBS_A_PLATE = 5_000, 50, 12_500
+# A campaign, a customer or a number plate for so many jobs of the record: so each has about as many in any record, 50.
+RECORD_A_CAMPAIGN, RECORD_A_CUSTOMER, RECORD_A_PLATE = 5_000, 50, 12_500
 
 SA2VA, UPSCALER = MODELS[2][0], MODELS[4][0]
 
@@ -75,15 +75,15 @@ def _rounded(seconds: str) -> str:
     return f"round(({seconds}) * 1e6) / 1e6"
 
 
-def _names(jobs_a_name: int) -> str:
+def _names(record_a_name: int) -> str:
     """How many of them there are."""
-    return f"greatest($3::bigint / {jobs_a_name}, 1)"
+    return f"greatest($3::bigint / {record_a_name}, 1)"
 
 
 def _label(number: int) -> str:
     colour, thing = _part("r_label", 7_919 * number), _part("r_label", 104_729 * number)
     capital = f"CASE WHEN {_part('r_label', 31 * number)} < 0.3 THEN 'A ' ELSE 'a ' END"
-    plate = f"floor({_part('r_label', 15_485_863 * number)} * {_names(JOBS_A_PLATE)})::int"
+    plate = f"floor({_part('r_label', 15_485_863 * number)} * {_names(RECORD_A_PLATE)})::int"
     return f"""CASE WHEN {_part("r_label", 611_953 * number)} < 0.01 THEN 'plate ' || {plate}
         ELSE {capital} || {_skewed(COLOURS, colour, 2)} || ' ' || {_skewed(THINGS, thing, 3)} END"""
 
@@ -94,16 +94,16 @@ _LABELS = f"(ARRAY[{', '.join(map(_label, (1, 2, 3, 4)))}])[1:1 + floor(4 * powe
 
 
 def campaign(random: Random, jobs: int) -> str:
-    return f"campaign-{random.randrange(max(jobs // JOBS_A_CAMPAIGN, 1))}"
+    return f"campaign-{random.randrange(max(jobs // RECORD_A_CAMPAIGN, 1))}"
 
 
 def customer(random: Random, jobs: int) -> str:
-    return f"c-{int(max(jobs // JOBS_A_CUSTOMER, 1) * random.random() ** 3)}"
+    return f"c-{int(max(jobs // RECORD_A_CUSTOMER, 1) * random.random() ** 3)}"
 
 
 def plate(random: Random, jobs: int) -> str:
     """The label of few masks."""
-    return f"plate {random.randrange(max(jobs // JOBS_A_PLATE, 1))}"
+    return f"plate {random.randrange(max(jobs // RECORD_A_PLATE, 1))}"
 
 
 # $1 first and $2 last number of the chunk, $3 all jobs, $4 seed, $5 when the last is made, $6 about how many go on
@@ -126,10 +126,10 @@ SELECT n, (lpad(to_hex(floor(extract(epoch FROM created_at) * 1000)::bigint), 12
        {_one_of(ERRORS, "r_error")},
        CASE WHEN r_hook < 0.15 THEN 'https://hooks.example.com/' || tenant END,
        CASE WHEN r_tag < 0.35 THEN '{{}}'
-            WHEN r_tag < 0.36 THEN ARRAY['campaign-' || floor(r_error * {_names(JOBS_A_CAMPAIGN)})::int]
+            WHEN r_tag < 0.36 THEN ARRAY['campaign-' || floor(r_error * {_names(RECORD_A_CAMPAIGN)})::int]
             WHEN r_tag < 0.85 THEN ARRAY[{_skewed(TAGS, _part("r_tag", 97), 2)}]
             ELSE ARRAY[{_skewed(TAGS[:6], _part("r_tag", 97), 2)}, {_skewed(TAGS[6:], _part("r_tag", 89), 2)}] END,
-       format('{{"customer": "c-%s"%s%s}}', floor({_names(JOBS_A_CUSTOMER)} * power(r_customer, 3))::int,
+       format('{{"customer": "c-%s"%s%s}}', floor({_names(RECORD_A_CUSTOMER)} * power(r_customer, 3))::int,
               CASE WHEN n % 4 = 0 THEN ', "order": ' || n END,
               CASE WHEN n % 5 = 0 THEN ', "rating": ' || floor(r_rating * 10) / 2 END)::jsonb,
        200 + floor(r_tokens * 1200)::int, 10 + floor(-120 * ln(1 - r_submit))::int, hash

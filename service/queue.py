@@ -11,10 +11,11 @@ from collections.abc import Callable
 from enum import StrEnum
 from time import monotonic, sleep
 from typing import Any, Self
+from uuid import uuid4
 
 import structlog
 from celery import Celery
-from kombu import Connection, Exchange, Queue
+from kombu import Connection, Exchange, Producer, Queue
 
 from service.settings import Settings
 
@@ -187,11 +188,49 @@ def publishing(broker_url: str) -> dict[str, Any]:
     return {"retry": False}
 
 
+class Publisher:
+    """Sends nudges, for one thread. Producer and messages are kept: to make them costs as much as to send them."""
+
+    # Well before it expires, a message is made anew.
+    KEPT_SECONDS = MESSAGE_SECONDS / 10
+
+    def __init__(self, settings: Settings) -> None:
+        self._app = build_celery(settings)
+        self._options = publishing(settings.require_broker_url())
+        self._producer: Producer | None = None
+        self._messages: dict[TaskName, tuple[float, Any]] = {}
+
+    def __call__(self, name: TaskName) -> None:
+        """Raises what the broker's transport raises."""
+        message = self._message(name)
+        if self._producer is None:
+            self._producer = self._app.producer_pool.acquire(block=True)
+        try:
+            self._producer.publish(
+                message.body,
+                exchange="",
+                routing_key=QUEUE,
+                declare=[self._app.amqp.queues[QUEUE]],
+                serializer="json",
+                headers=message.headers,
+                **message.properties,
+                **self._options,
+            )
+        except BaseException:
+            self._producer.release()
+            self._producer = None
+            raise
+
+    def _message(self, name: TaskName) -> Any:
+        """As Celery makes it, under the same ID for as long as it is kept; nobody asks for the ID of a nudge."""
+        made, message = self._messages.get(name, (float("-inf"), None))
+        if monotonic() - made > self.KEPT_SECONDS:
+            message = self._app.amqp.create_task_message(
+                str(uuid4()), name.value, (), {}, expires=MESSAGE_SECONDS, ignore_result=True
+            )
+            self._messages[name] = monotonic(), message
+        return message
+
+
 def open_nudger(settings: Settings) -> Nudger:
-    app = build_celery(settings)
-    options = publishing(settings.require_broker_url())
-
-    def publish(name: TaskName) -> None:
-        app.send_task(name.value, queue=QUEUE, ignore_result=True, expires=MESSAGE_SECONDS, **options)
-
-    return Nudger(publish)
+    return Nudger(Publisher(settings))

@@ -56,7 +56,7 @@ def test_the_network_and_the_database_are_reached_at_their_seams_only() -> None:
             assert used <= SEAMS.get(name, set()), name
 
 
-def test_a_job_is_changed_in_four_files_sent_by_one_filled_in_by_one_and_removed_in_one() -> None:
+def test_a_job_is_changed_in_five_files_sent_by_one_filled_in_by_one_and_removed_in_one() -> None:
     at_work = [path for path in SOURCES if not name_of(path).startswith("migrations/")]
     changing = {name_of(path) for path in at_work if CHANGES.search(path.read_text())}
     assert changing == {
@@ -65,14 +65,13 @@ def test_a_job_is_changed_in_four_files_sent_by_one_filled_in_by_one_and_removed
         "service/jobs/routing.py",
         "service/jobs/runs.py",
         "service/jobs/store.py",
+        "service/jobs/turns.py",
         "service/retention/removing.py",
         "service/stats/counting.py",
     }
 
 
-@pytest.mark.parametrize(
-    "name", ["service/jobs/store.py", "service/jobs/endings.py", "service/jobs/due.py", "service/jobs/runs.py"]
-)
+@pytest.mark.parametrize("name", [f"service/jobs/{each}.py" for each in ("store", "endings", "due", "turns", "runs")])
 def test_no_statement_spells_a_status(name: str) -> None:
     """They come from `lifecycle.MOVES`, so that there is one table of what may become of a job."""
     assert STATUS_WORD.findall((ROOT / name).read_text()) == []

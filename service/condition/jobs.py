@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from service.condition.findings import LOOKED_THROUGH, MOST_COUNTED, Finding, Severity, Surroundings, agrees, number
-from service.jobs.lifecycle import Duty, Source
+from service.jobs.lifecycle import Duty, Source, Status
 from service.jobs.pauses import pauses
 from service.jobs.routing import PROVIDERS
 from service.jobs.turns import GONE_SECONDS
@@ -227,6 +227,41 @@ async def overdue_webhooks(around: Surroundings) -> Sequence[Finding]:
             asked,
         )
     ]
+
+
+# As many of a model, and half of those that it had, are no accident.
+FEWEST_FAILED = 5
+_FAILED = f"""
+SELECT model, count(*) AS judged, count(*) FILTER (WHERE status = '{Status.FAILED}') AS failed,
+       min(completed_at) FILTER (WHERE status = '{Status.FAILED}') AS since,
+       mode() WITHIN GROUP (ORDER BY error_type) FILTER (WHERE status = '{Status.FAILED}') AS error_type
+FROM (
+    SELECT model, status, error_type, completed_at FROM outcomes {{mine}} ORDER BY job_id DESC LIMIT {NEWEST}
+) AS newest
+WHERE completed_at > now() - interval '1 hour' AND status IN ('{Status.COMPLETED}', '{Status.FAILED}')
+GROUP BY model
+HAVING count(*) FILTER (WHERE status = '{Status.FAILED}') >= greatest({FEWEST_FAILED}, count(*) / 2.0)
+ORDER BY failed DESC, model LIMIT {MOST_MODELS}
+"""
+_FAILED_OF_ALL = _FAILED.format(mine="")
+_FAILED_OF_ONE = _FAILED.format(mine="WHERE tenant_id = $1")
+
+
+async def failing_models(around: Surroundings) -> Sequence[Finding]:
+    """Models of which half of the jobs fail, of the last hour and as far as they are among the newest jobs."""
+    if around.tenant_id is None:
+        rows = await around.db.fetch(_FAILED_OF_ALL)
+    else:
+        rows = await around.db.fetch(_FAILED_OF_ONE, around.tenant_id)
+    advice = "Look at some of them: whether it is their inputs, the model, or its provider."
+    findings = []
+    for row in rows:
+        failed, model = int(row["failed"]), row["model"]
+        words = f"{failed:,} of the last {int(row['judged']):,} jobs of {model} failed"
+        words += f", most of them with {row['error_type']}." if row["error_type"] else "."
+        found = {"status": "failed", "model": model}
+        findings.append(Finding("failing_model", Severity.WARNING, words, advice, row["since"], failed, filter=found))
+    return findings
 
 
 # With the provider for longer than this.

@@ -11,6 +11,7 @@ CHECKS: Mapping[str, Check] = {
     "GPU workers": jobs.unserved_models,
     "jobs in doubt": jobs.jobs_in_doubt,
     "overdue webhooks": jobs.overdue_webhooks,
+    "failing models": jobs.failing_models,
     "long runs": jobs.long_runs,
     "paused providers": deliveries.paused_providers,
     "refused webhooks": deliveries.refused_webhooks,

@@ -25,7 +25,7 @@ SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0600",
     "max_connections": "100",
-    "shared_buffers": "64MB",
+    "shared_buffers": "256MB",
     "synchronous_commit": "on",
     "fsync": "on",
     "timezone": "UTC",

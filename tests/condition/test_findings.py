@@ -218,6 +218,24 @@ async def test_ends_that_no_webhook_told_are_told(db: Database, tenant: UUID, th
     assert await found_of(db, theirs) == {}
 
 
+async def test_models_of_which_half_the_jobs_fail_are_told(db: Database, tenant: UUID, theirs: UUID) -> None:
+    await at_work(db, *ALIVE)
+    for _ in range(4):
+        await making.ended(db, tenant, making.failed())
+    assert await found_of(db) == {}
+    await making.ended(db, tenant, making.failed())
+    finding = (await found_of(db))["failing_model"]
+    assert (finding.severity, finding.count) == (Severity.WARNING, 5)
+    assert finding.words.startswith(f"5 of the last 5 jobs of {making.MODEL} failed")
+    assert finding.filter == {"status": "failed", "model": making.MODEL}
+    for _ in range(5):
+        await making.ended(db, tenant)
+    assert (await found_of(db, tenant))["failing_model"].words.startswith("5 of the last 10 jobs")
+    assert await found_of(db, theirs) == {}
+    await making.ended(db, tenant)
+    assert await found_of(db) == {}
+
+
 async def test_jobs_that_the_provider_has_for_long_are_told(db: Database, tenant: UUID, theirs: UUID) -> None:
     await at_work(db, *ALIVE)
     claim = await making.submitted(db, tenant)

@@ -55,7 +55,7 @@ def test_it_is_set_up_to_keep_data_and_to_itself(data: Path) -> None:
         "synchronous_commit": "on",
         "password_encryption": "scram-sha-256",
         "max_connections": "100",
-        "shared_buffers": "64MB",
+        "shared_buffers": "256MB",
     }
     with embedded_database(data) as url:
         assert {name: ask(url, f"SHOW {name}") for name in wanted} == wanted

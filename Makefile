@@ -36,7 +36,7 @@ setup: .venv/.stamp
 .venv/.stamp: uv.lock pyproject.toml scripts/setup.py
 	@python='$(PYTHON)'; "$${python:-false}" -c '$(enough)' || \
 		{ echo "make: needs Python 3.11 or newer; name one: make PYTHON=/path/to/python3" >&2; exit 1; }; \
-	"$$python" scripts/setup.py
+	"$$python" scripts/setup.py $(EXTRA)
 
 demo: setup
 	@.venv/bin/python -m scripts.demo --host '$(HOST)' --port '$(PORT)' --data '$(DATA)' $(if $(filter-out 0,$(ONCE)),--once)

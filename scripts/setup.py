@@ -29,8 +29,9 @@ def main() -> None:
     with (VENV / ".setup-lock").open("w") as lock:
         # Two `make` at once take turns, and the second one finds everything done.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        extras = installed_extras() | set(sys.argv[1:])
-        if not is_fresh() or extras > installed_extras():
+        installed = installed_extras()
+        extras = installed | set(sys.argv[1:])
+        if not is_fresh() or extras != installed:
             make_environment()
             sync(pinned_uv(), sorted(extras))
             STAMP.write_text("\n".join(sorted(extras)))

@@ -13,7 +13,7 @@ from uuid import UUID
 
 import structlog
 
-from service.db import Database, DatabaseAway
+from service.db import Database, DatabaseAway, Row
 
 log = structlog.get_logger()
 
@@ -62,6 +62,12 @@ class Surroundings:
     tenant_id: UUID | None
     public_url: str
     broker_is_away: bool = False
+
+    async def rows_of(self, statement: str) -> list[Row]:
+        """Of a statement whose `{mine}` narrows a table to a tenant's rows, or does not for an administrator."""
+        if self.tenant_id is None:
+            return await self.db.fetch(statement.format(mine=""))
+        return await self.db.fetch(statement.format(mine="WHERE tenant_id = $1"), self.tenant_id)
 
 
 @dataclass(frozen=True, slots=True)

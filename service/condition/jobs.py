@@ -199,17 +199,11 @@ SELECT count(*) FILTER (WHERE source = '{Source.WEBHOOK}') AS told,
 FROM (SELECT source, completed_at FROM outcomes {{mine}} ORDER BY job_id DESC LIMIT {NEWEST}) AS newest
 WHERE completed_at > now() - interval '1 hour'
 """
-_LEARNED_OF_ALL = _LEARNED.format(mine="")
-_LEARNED_OF_ONE = _LEARNED.format(mine="WHERE tenant_id = $1")
 
 
 async def overdue_webhooks(around: Surroundings) -> Sequence[Finding]:
     """Ends of the last hour that no webhook told, as far as they are among the newest jobs."""
-    if around.tenant_id is None:
-        row = await around.db.fetchrow(_LEARNED_OF_ALL)
-    else:
-        row = await around.db.fetchrow(_LEARNED_OF_ONE, around.tenant_id)
-    assert row is not None
+    [row] = await around.rows_of(_LEARNED)
     asked, told = int(row["asked"]), int(row["told"])
     if asked < FEWEST_POLLED or asked * 20 < asked + told:
         return []
@@ -243,19 +237,13 @@ GROUP BY model
 HAVING count(*) FILTER (WHERE status = '{Status.FAILED}') >= greatest({FEWEST_FAILED}, count(*) / 2.0)
 ORDER BY failed DESC, model LIMIT {MOST_MODELS}
 """
-_FAILED_OF_ALL = _FAILED.format(mine="")
-_FAILED_OF_ONE = _FAILED.format(mine="WHERE tenant_id = $1")
 
 
 async def failing_models(around: Surroundings) -> Sequence[Finding]:
     """Models of which half of the jobs fail, of the last hour and as far as they are among the newest jobs."""
-    if around.tenant_id is None:
-        rows = await around.db.fetch(_FAILED_OF_ALL)
-    else:
-        rows = await around.db.fetch(_FAILED_OF_ONE, around.tenant_id)
     advice = "Look at some of them: whether it is their inputs, the model, or its provider."
     findings = []
-    for row in rows:
+    for row in await around.rows_of(_FAILED):
         failed, model = int(row["failed"]), row["model"]
         words = f"{failed:,} of the last {int(row['judged']):,} jobs of {model} failed"
         words += f", most of them with {row['error_type']}." if row["error_type"] else "."
@@ -275,16 +263,12 @@ FROM oldest JOIN attempts ON attempts.job_id = oldest.job_id AND attempts.number
 WHERE attempts.answered_at < now() - make_interval(secs => {LONG_RUN_SECONDS})
   AND attempts.provider_request_id IS NOT NULL
 """
-_LONG_OF_ALL, _LONG_OF_ONE = _LONG.format(mine=""), _LONG.format(mine="WHERE tenant_id = $1")
 
 
 async def long_runs(around: Surroundings) -> Sequence[Finding]:
     """Jobs that the provider has had for long."""
-    if around.tenant_id is None:
-        row = await around.db.fetchrow(_LONG_OF_ALL)
-    else:
-        row = await around.db.fetchrow(_LONG_OF_ONE, around.tenant_id)
-    if row is None or not row["jobs"]:
+    [row] = await around.rows_of(_LONG)
+    if not row["jobs"]:
         return []
     count = int(row["jobs"])
     return [

@@ -1,9 +1,9 @@
 """A small real model: what colours a picture has, and a mask of its brighter half. Its prompt is its stage direction.
 
-`wait N` takes N steps of 50 ms, and `still N` as long without a step; `deaf` never asks whether to stop; `spoils` fails
-those that run together with it, too; `plain` has no mask; `lost`, `asserted`, `full`, `odd` fail as GPUs do;
-`large` answers more than a webhook may hold; `die NAME` kills its own process unless the file NAME says that it did so
-often enough.
+`wait N` takes N steps of 50 ms, `still N` as long without a step, and `until NAME` steps until there is a file NAME;
+`deaf` never asks whether to stop; `spoils` fails those that run together with it, too; `plain` has no mask; `lost`,
+`asserted`, `full`, `odd` fail as GPUs do; `large` answers more than a webhook may hold; `die NAME` kills its own
+process unless the file NAME says that it did so often enough.
 """
 
 import hashlib
@@ -79,6 +79,12 @@ class Colours:
             case ["wait", number]:
                 for step in range(int(number)):
                     watch.step(step, int(number))
+                    time.sleep(STEP_SECONDS)
+            case ["until", name]:
+                step = 0
+                while not Path(name).exists():
+                    step += 1
+                    watch.step(step, None)
                     time.sleep(STEP_SECONDS)
             case ["still", number]:
                 time.sleep(int(number) * STEP_SECONDS)

@@ -185,14 +185,17 @@ def test_a_result_on_disk_that_cannot_be_read_holds_up_no_other(service: Service
     shutil.rmtree(aside.parent)
 
 
-def test_a_finished_result_outlives_its_worker(service: Service, client: Driver) -> None:
+def test_a_finished_result_outlives_its_worker(service: Service, client: Driver, tmp_path: Path) -> None:
     way = Forwarder(service.port)
     way.open()
     outbox = place_in(service.data) / "outbox"
+    closed = tmp_path / "closed"
     with working(service, settings={"ROUNDTRIP_PUBLIC_URL": way.url}, name="cut-off") as worker:
-        request_id = submit(client, "wait 40")
-        client.reaches(request_id, "in_progress")
+        request_id = submit(client, f"until {closed}")
+        # Before its first steps are told, a worker that is cut off may not know yet that it may begin.
+        eventually(lambda: (client.job(request_id)["progress"] or {}).get("done"), within=60)
         way.close()
+        closed.touch()
         eventually(lambda: [*outbox.glob(f"*/gpu-{request_id}-1/{MANIFEST}")], within=60, every=0.1)
         worker.child.kill()
     assert client.job(request_id)["status"] == "in_progress"

@@ -33,8 +33,8 @@ LEASE_MARGIN_SECONDS = 5.0
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
 
-# A webhook that comes right behind the answer settles the job before the answer is kept; it would wait for the row until
-# that is done.
+# A webhook that comes right behind the answer settles the job before the answer is kept. It would wait for the row
+# until that is done.
 ANSWER_PAUSE_SECONDS = 0.01
 
 # An answer that the provider gave is kept in memory this long while the database is away.

@@ -57,7 +57,7 @@ async def bench() -> AsyncIterator[Bench]:
 
 
 async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             if holds():
                 return

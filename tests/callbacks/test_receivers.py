@@ -281,7 +281,7 @@ async def test_rows_that_somebody_else_changes_hold_nobody_up(db: Database, tena
     held, free = [await told.ended(db, tenant, receiver.address) for _ in range(2)]
     async with db.pool.acquire() as connection, connection.transaction():
         await connection.execute("UPDATE callbacks SET begun_at = now() WHERE job_id = $1", held)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert [due.job_id for due in await told.take(db)] == [free]
 
 

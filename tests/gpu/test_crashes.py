@@ -235,7 +235,7 @@ def test_a_worker_that_is_told_to_end_finishes_and_tells_what_it_has(service: Se
         request_id, waiting = submit(client, "wait 60"), submit(client)
         client.reaches(request_id, "in_progress")
         assert worker.child.stop() == 0
-        completed_once(client, request_id, within=5)
+        completed_once(client, request_id, within=30)
     with working(service, name="successor"):
         completed_once(client, waiting)
     assert runs_of(service, request_id) == ["finished"]

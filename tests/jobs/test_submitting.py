@@ -161,7 +161,7 @@ async def test_an_answer_that_drips_is_cut_at_the_limit(
     """Each byte comes in time, and all of them never."""
     provider.submit = dripping
     hasty = replace(context, fal=FalQueue(http, provider.url, "k:s", timeout=0.3))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         status, live, attempt = await submit_one(hasty, tenant)
     assert live is not None
     assert (status, live["duty"], attempt["state"]) == ("queued", "settle", "ambiguous")

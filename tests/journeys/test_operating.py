@@ -104,7 +104,7 @@ def test_a_provider_is_paused_and_resumed_by_hand(service: Service, client: Driv
     try:
         assert "Moving house." in at_home(service, "providers", "list")
         request_id = client.post(tag)["request_id"]
-        eventually(lambda: client.job(request_id)["status"] == "queued", within=5)
+        eventually(lambda: client.job(request_id)["status"] == "queued", within=30)
         at_home(service, "jobs", "end", request_id)
         assert client.job(request_id)["status"] == "cancelled"
         assert fal.submits_of(tag) == []

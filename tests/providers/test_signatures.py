@@ -285,7 +285,7 @@ async def test_a_key_server_that_hangs_keeps_no_good_webhook_waiting(
 
     provider.keys = hang
     clock.ahead = hours * 3_600
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         for _ in range(3):
             await asyncio.gather(*(keys.verify(signed(provider.key), BODY) for _ in range(20)))
             await asyncio.sleep(0.02)
@@ -294,7 +294,7 @@ async def test_a_key_server_that_hangs_keeps_no_good_webhook_waiting(
     forged = asyncio.create_task(refused(keys, signed(Key())))
     await asyncio.sleep(0.05)
     assert not forged.done()  # It alone waits for the key server.
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await keys.verify(signed(provider.key), BODY)
     let_go.set()
     assert await forged

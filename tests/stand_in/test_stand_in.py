@@ -140,7 +140,7 @@ def test_files_are_gone_some_time_after_they_were_disclosed(fal: StandIn, client
     fal.end(fal.run("expiry"))
     url = client.get(told["response_url"]).json()["masks"][0]["url"]
     assert client.get(url).content == TRUCK.png()
-    eventually(lambda: client.get(url).status_code == 404, within=5)
+    eventually(lambda: client.get(url).status_code == 404, within=30)
 
 
 @pytest.mark.parametrize("word", ["requested", "removed", "ignored"])

@@ -106,7 +106,7 @@ async def begun(poster: Poster, url: str, headers: Any) -> bytes:
     lines = [f"POST {url} HTTP/1.1", "host: x", "content-length: 1000000", *(f"{name}: {word}" for name, word in pairs)]
     writer.write("\r\n".join([*lines, "", ""]).encode())
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await reader.readuntil(b"\r\n")
     finally:
         writer.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from service.local.directory import DataDirectory
-from tests.gpu.working import body, picture, working
+from tests.gpu.working import MODEL, body, picture, rows, working
 from tests.journeys.driver import Driver, parsed
 from tests.journeys.running import Service
 from tests.stand_in.server import eventually
@@ -79,7 +79,12 @@ def test_draining_says_first_what_it_would_do(service: Service, client: Driver) 
     try:
         made = client.http.post("/v1/jobs", json=body(provider="auto"))
         request_id = parsed(made)["request_id"]
-        assert "1 would go to gpu; --yes does it." in service.run("providers", "drain", "fal", *data)
+        rows(service, "DELETE FROM gpu_workers")  # Those of earlier tests were heard of a moment ago.
+        previewed = service.try_running("providers", "drain", "fal", *data)
+        assert "1 would go to gpu; --yes does it." in previewed.stdout
+        assert previewed.stderr == f"No GPU worker is at work for {MODEL}: jobs would wait there until one is.\n"
+        with working(service, name="at-work"):
+            assert service.try_running("providers", "drain", "fal", *data).stderr == ""
         assert client.job(request_id)["provider"] == "fal"
         assert "1 went to gpu." in service.run("providers", "drain", "fal", "--yes", *data)
         client.reaches(request_id, "submitted")

@@ -25,8 +25,8 @@ IDLE_SECONDS = 65
 LAST_REQUEST_SECONDS = 6.0
 
 
-# How old the date of an answer may be.
-DATE_SECONDS = 1.0
+# Between two ticks, at each of which the Date header is renewed.
+TICK_SECONDS = 1.0
 
 
 class HeadTooLarge(Exception):
@@ -105,23 +105,24 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.server_state: SharedState = SharedState()
-        self._told = asyncio.Event()
+        self._exiting = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     async def main_loop(self) -> None:
-        """Looks once a second what the date is, and is told of its end.
+        """Ticks once a second, and at once when a signal came.
 
-        Uvicorn's own looks ten times a second for both, and each look wakes a machine that may have nothing else to do.
+        Uvicorn's own ticks ten times a second to look for it, and each tick wakes a machine that may be at rest.
         """
         self._loop = asyncio.get_running_loop()
         while not await self.on_tick(0):
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._told.wait(), DATE_SECONDS)
+                async with asyncio.timeout(TICK_SECONDS):
+                    await self._exiting.wait()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._told.set)
+            self._loop.call_soon_threadsafe(self._exiting.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.server_state.leaving = True

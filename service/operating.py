@@ -193,9 +193,10 @@ def drain_provider(provider: str, yes: bool, data: Path | None) -> None:
         click.echo(f"No job that waits for {provider} may go to {other}.")
         return
     show_table([("MODEL", "JOBS"), *((row["model"], str(row["jobs"])) for row in rows)])
-    served = {row["model"] for row in with_database(data, workers)}
-    if other == "gpu" and (unserved := [row["model"] for row in rows if row["model"] not in served]):
-        click.echo(f"No GPU worker is at work for {', '.join(unserved)}: jobs would wait there until one is.", err=True)
+    if other == "gpu":
+        served = {row["model"] for row in with_database(data, workers)}
+        if unserved := [row["model"] for row in rows if row["model"] not in served]:
+            click.echo(f"No GPU worker of {', '.join(unserved)} was heard of; jobs wait there until one is.", err=True)
     if not yes:
         click.echo(f"{sum(row['jobs'] for row in rows)} would go to {other}; --yes does it.")
         return

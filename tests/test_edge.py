@@ -1,6 +1,7 @@
 """How the HTTP server takes its leave: no request that comes in the meantime is lost, and nobody waits for long."""
 
 import asyncio
+import signal
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -25,12 +26,15 @@ PAUSE = 0.5
 
 
 class Server(edge.Server, serving.Server):
-    """Ended by the test, not by a signal."""
+    """Told by the test what a signal would tell it."""
+
+    def end(self) -> None:
+        self.handle_exit(signal.SIGTERM, None)
 
     async def leave(self) -> None:
         """Until it has begun to end."""
-        self.should_exit = True
-        while not self.server_state.leaving:  # noqa: ASYNC110 - uvicorn looks for it by the clock
+        self.end()
+        while not self.server_state.leaving:  # noqa: ASYNC110 - it is no event of its own
             await asyncio.sleep(0.01)
         await asyncio.sleep(0)
 
@@ -43,7 +47,7 @@ async def serve(app: ASGIApp, lifespan: str = "off") -> AsyncIterator[tuple[Serv
     running = asyncio.create_task(server.serve([listener]))
     await server.up.wait()
     yield server, serving.address_of(listener)
-    server.should_exit = True
+    server.end()
     await running
 
 
@@ -130,7 +134,7 @@ async def test_waits_and_streams_end_with_the_process(
                 waiting = asyncio.create_task(there.get(f"/v1/jobs/{job_id}?wait=60"))
                 while len(server.server_state.tasks) < 2:  # noqa: ASYNC110 - they are uvicorn's
                     await asyncio.sleep(0.01)
-                server.should_exit = True
+                server.end()
                 assert (await waiting).json()["status"] == "queued"
                 assert [line async for line in lines][-1] == ""
             # The head of the stream said nothing of an end, so its connection is used again.

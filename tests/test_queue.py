@@ -2,11 +2,12 @@
 
 import threading
 from time import monotonic
+from typing import Any
 
 import pytest
 from redis import Redis
 
-from service.queue import QUEUE, Nudger, TaskName, build_celery, open_nudger, transport_options
+from service.queue import QUEUE, Nudger, Publisher, TaskName, build_celery, open_nudger, transport_options
 from service.settings import Settings
 
 
@@ -127,6 +128,23 @@ def test_a_nudge_reaches_the_broker(settings: Settings) -> None:
     messages = b"".join(broker.lrange(QUEUE, 0, -1))  # type: ignore[arg-type]
     assert broker.llen(QUEUE) == 2
     assert all(name.value.encode() in messages for name in (TaskName.SUBMIT, TaskName.WATCH))
+
+
+def test_nudges_to_redis_share_a_client(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Redis] = []
+    make = Redis.__init__
+
+    def note(client: Redis, *arguments: Any, **options: Any) -> None:
+        made.append(client)
+        make(client, *arguments, **options)
+
+    monkeypatch.setattr(Redis, "__init__", note)
+    publish = Publisher(settings)
+    publish(TaskName.SUBMIT)
+    made.clear()
+    for _ in range(3):
+        publish(TaskName.SUBMIT)
+    assert len(made) == 1
 
 
 def test_a_broker_that_is_away_is_no_ones_trouble(settings: Settings) -> None:

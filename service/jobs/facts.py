@@ -1,8 +1,7 @@
 """What is known of a job on its way, as plain values that the rooms hand to each other."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from time import monotonic
+from dataclasses import dataclass
 from uuid import UUID
 
 from service.jobs.lifecycle import AttemptState, Duty, Event, OnDoubt, Source, Status
@@ -76,8 +75,6 @@ class Answer:
     error: str | None = None
     turn: str | None = None
     """Why the other provider is to get it next, if it is."""
-    heard_at: float = field(default_factory=monotonic)
-    """By the clock of this process."""
 
 
 @dataclass(frozen=True, slots=True)

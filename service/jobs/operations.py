@@ -3,7 +3,6 @@
 However news of a job reaches us (a webhook, a status poll, a submit's own answer), it ends in `end`.
 """
 
-import asyncio
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -82,8 +81,7 @@ async def register(
                 raise IdempotencyMismatch
             return Registered(known[0], None)
     context.progress.add("registered")
-    # To wake the nudger's thread takes a moment, in which the client may have his answer.
-    asyncio.get_running_loop().call_soon(context.nudger.nudge, submission(job.provider))
+    context.nudger.nudge(submission(job.provider))
     return Registered(job.id, created_at, job.input)
 
 

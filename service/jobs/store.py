@@ -8,7 +8,6 @@ answer: the news was late.
 
 from collections.abc import Sequence
 from datetime import datetime
-from time import monotonic
 from uuid import UUID
 
 from service.db import Database
@@ -258,9 +257,9 @@ _RECORD_ANSWERS = f"""
 WITH said AS (
     SELECT * FROM unnest(
         $1::uuid[], $2::int4[], $3::text[], $4::text[], $5::float8[], $6::text[], $7::text[],
-        $8::text[], $9::text[], $10::text[], $11::int4[], $12::int2[], $13::text[], $14::text[], $15::float8[]
+        $8::text[], $9::text[], $10::text[], $11::int4[], $12::int2[], $13::text[], $14::text[]
     ) AS said (job_id, attempt, state, duty, delay, request_id, gateway_id,
-               response_url, status_url, cancel_url, queue_position, http_status, error, turn, age)
+               response_url, status_url, cancel_url, queue_position, http_status, error, turn)
     -- This limits nothing; the planner takes it for a tenth of the rows. With more of them, a plan that was made before
     -- there were attempts walks all attempts.
     LIMIT cardinality($1::uuid[])
@@ -303,7 +302,7 @@ WITH said AS (
         cancel_url = said.cancel_url,
         http_status = coalesce(attempts.http_status, said.http_status),
         error = coalesce(attempts.error, said.error),
-        answered_at = greatest(clock_timestamp() - make_interval(secs => said.age), attempts.claimed_at),
+        answered_at = clock_timestamp(),
         -- The job ended without this attempt, and only now is it known by what name to stop it.
         ended_at = CASE WHEN attempts.state = '{AttemptState.SUPERSEDED}' AND attempts.provider_request_id IS NULL
                              AND said.request_id IS NOT NULL THEN NULL ELSE attempts.ended_at END
@@ -339,7 +338,6 @@ async def record_answers(db: Database, answers: Sequence[Answer]) -> list[tuple[
                 answer.http_status,
                 answer.error,
                 answer.turn,
-                monotonic() - answer.heard_at,
             )
             for answer in answers
         ),

@@ -1,6 +1,5 @@
 """From claim to answer: many jobs are taken at once, submitted at once, and their answers kept together."""
 
-import asyncio
 import random
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -32,10 +31,6 @@ LEASE_MARGIN_SECONDS = 5.0
 
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 60.0
-
-# A webhook that comes right behind the answer settles the job before the answer is kept. It would wait for the row
-# until that is done.
-ANSWER_PAUSE_SECONDS = 0.01
 
 # An answer that the provider gave is kept in memory this long while the database is away.
 PATIENCE_SECONDS = 120.0
@@ -80,10 +75,7 @@ class Submitter:
                 await patiently(partial(operations.close, self._context, claim.job_id, given_up), PATIENCE_SECONDS)
             case _:
                 turn = await patiently(partial(self._turn, claim, said), PATIENCE_SECONDS) if claim.fallback else None
-                answer = self._answer(claim, said, turn)
-                if isinstance(said, Accepted):
-                    await asyncio.sleep(ANSWER_PAUSE_SECONDS)
-                await self._answers.put(answer)
+                await self._answers.put(self._answer(claim, said, turn))
                 if isinstance(said, Unknown) and said.evidence is not None:
                     kept = partial(filing.file_report, self._context.db, claim.job_id, claim.attempt, said.evidence)
                     await patiently(partial(kept, None, Verdict.INCONCLUSIVE), PATIENCE_SECONDS)

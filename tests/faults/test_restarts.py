@@ -78,7 +78,7 @@ def test_sigterm_leaves_nothing_behind(service: Service) -> None:
     started = service.processes()
     assert all(any(map(which, started)) for which in KINDS.values())
     assert service.stop() == 0
-    assert wait_gone(started, within=30) == []
+    assert wait_gone(started, within=10) == []
 
 
 def test_ctrl_c_leaves_nothing_behind(service: Service) -> None:
@@ -87,7 +87,7 @@ def test_ctrl_c_leaves_nothing_behind(service: Service) -> None:
     os.killpg(service.pid, signal.SIGINT)
     assert service._up is not None
     service._up.wait(timeout=60)
-    assert wait_gone(started, within=30) == []
+    assert wait_gone(started, within=10) == []
 
 
 def test_what_a_killed_start_left_behind_is_cleaned_up_by_the_next(service: Service) -> None:

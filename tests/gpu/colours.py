@@ -33,6 +33,7 @@ from service.gpu.runtimes.base import (
 )
 
 STEP_SECONDS = 0.05
+MOST_STEPS = 2_000
 
 
 class Colours:
@@ -81,9 +82,9 @@ class Colours:
                     watch.step(step, int(number))
                     time.sleep(STEP_SECONDS)
             case ["until", name]:
-                step = 0
-                while not Path(name).exists():
-                    step += 1
+                for step in range(MOST_STEPS):
+                    if Path(name).exists():
+                        break
                     watch.step(step, None)
                     time.sleep(STEP_SECONDS)
             case ["still", number]:

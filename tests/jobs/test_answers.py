@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from time import monotonic
 from uuid import UUID
 
 import pytest
@@ -53,21 +52,6 @@ async def test_a_gateway_id_that_says_nothing_new_is_not_kept(db: Database, tena
     claim = await making.claimed(db, tenant)
     await store.record_answers(db, [making.accepted(claim, "r-1", gateway_request_id="r-1")])
     assert (await only_attempt(db, claim.job_id))["gateway_request_id"] is None
-
-
-async def test_an_answer_that_is_kept_later_has_the_moment_when_it_was_heard(db: Database, tenant: UUID) -> None:
-    claim = await making.claimed(db, tenant)
-    await db.execute("UPDATE attempts SET claimed_at = now() - interval '1000 s' WHERE job_id = $1", claim.job_id)
-    await store.record_answers(db, [replace(making.accepted(claim), heard_at=monotonic() - 600)])
-    attempt = await only_attempt(db, claim.job_id)
-    assert (attempt["answered_at"] - attempt["claimed_at"]).total_seconds() == pytest.approx(400, abs=100)
-
-
-async def test_no_answer_was_heard_before_its_claim(db: Database, tenant: UUID) -> None:
-    claim = await making.claimed(db, tenant)
-    await store.record_answers(db, [replace(making.accepted(claim), heard_at=monotonic() - 20)])
-    attempt = await only_attempt(db, claim.job_id)
-    assert attempt["answered_at"] == attempt["claimed_at"]
 
 
 async def test_a_refused_job_stays_queued_and_is_offered_again(db: Database, tenant: UUID) -> None:

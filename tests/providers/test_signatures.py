@@ -274,8 +274,9 @@ async def test_keys_are_renewed_beside_the_work_after_an_hour(keys: KeySet, prov
 
 @pytest.mark.parametrize("hours", [1.5, 23.9])
 async def test_a_key_server_that_hangs_keeps_no_good_webhook_waiting(
-    keys: KeySet, provider: Provider, clock: Clock, hours: float
+    keys: KeySet, provider: Provider, clock: Clock, hours: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(signatures, "FETCH_SECONDS", 300)
     await keys.verify(signed(provider.key), BODY)
     let_go = asyncio.Event()
 

@@ -24,7 +24,6 @@ IDLE_SECONDS = 65
 # Who sends more seldom finds the connection closed when he looks for it.
 LAST_REQUEST_SECONDS = 6.0
 
-
 # Between two ticks, at each of which the Date header is renewed.
 TICK_SECONDS = 1.0
 

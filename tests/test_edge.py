@@ -34,7 +34,7 @@ class Server(edge.Server, serving.Server):
     async def leave(self) -> None:
         """Until it has begun to end."""
         self.end()
-        while not self.server_state.leaving:  # noqa: ASYNC110 - it is no event of its own
+        while not self.server_state.leaving:  # noqa: ASYNC110 - the server has a flag for it, and no event
             await asyncio.sleep(0.01)
         await asyncio.sleep(0)
 

@@ -35,6 +35,8 @@ class Facts:
     source: str | None
     copies: int
     shows_words: bool
+    # Of its model at work, where it goes to a GPU of one's own.
+    gpu_workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ def _why_live(facts: Facts) -> Iterator[str | Markup]:
             yield "No provider has it, and it is about to be ended."
         case _ if job["status"] == Status.IN_PROGRESS:
             yield f"{job['provider']} is working on it."
+        case _ if facts.gpu_workers == 0:
+            yield f"It waits for a GPU worker of {job['model']}, and none is at work."
         case _:
             place = live["queue_position"]
             where = f" at place {place} of its queue" if place is not None else ""
@@ -124,6 +128,11 @@ def _next_live(facts: Facts) -> Iterator[str | Markup]:
             )
         case Duty.CLOSE:
             yield "A worker ends it within seconds."
+        case _ if facts.gpu_workers == 0:
+            elsewhere = (
+                f" or {live['fallback']} takes it" if live["fallback"] else ", it is cancelled or its time is over"
+            )
+            yield f"It waits until a GPU worker of its model starts{elsewhere}."
         case _:
             yield f"Its webhook is awaited. If it does not come, the provider is asked {until(due)}."
     if live["start_by"] is not None:

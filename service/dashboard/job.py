@@ -26,9 +26,10 @@ from service.dashboard.waterfall import waterfall
 from service.db import Row
 from service.errors import Forbidden, NotFound
 from service.jobs import reads
-from service.jobs.lifecycle import LIVE, AttemptState
+from service.jobs.lifecycle import LIVE, AttemptState, Status
 from service.jobs.logs import LEVELS, WORDS
 from service.jobs.pauses import pauses
+from service.jobs.runs import workers
 
 # A page of evidence; polls of days may have gathered thousands.
 MOST_EVIDENCE = 100
@@ -100,8 +101,14 @@ class _Account:
             source=None if live else await reads.ended_by(self._db, self._id),
             shows_words=self._viewer.may_see_payloads,
             copies=0 if live else await reads.copies_owed(self._db, self._id),
+            gpu_workers=await self._gpu_workers() if row["status"] == Status.SUBMITTED else None,
         )
         return {"row": row, "told": explained(facts), "actions": self._actions()}
+
+    async def _gpu_workers(self) -> int | None:
+        if self._row["provider"] != "gpu":
+            return None
+        return next((each["workers"] for each in await workers(self._db) if each["model"] == self._row["model"]), 0)
 
     def _actions(self) -> list[str]:
         row, viewer = self._row, self._viewer

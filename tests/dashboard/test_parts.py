@@ -9,7 +9,8 @@ import pytest
 
 from service.context import Context
 from service.db import one_connection
-from service.jobs import operations
+from service.gpu.queues import request_id_of
+from service.jobs import operations, runs, store
 from service.settings import Settings
 from service.stats.counting import count_all
 from service.stats.prices import set_price
@@ -72,6 +73,21 @@ async def test_what_nobody_knows_is_not_zero(
         claim = await making.ended(context.db, tenant)
         page = await person.get(f"/dashboard/jobs/{claim.job_id}")
         assert "<dt>Cost</dt><dd>unknown</dd>" in part(page, "facts")
+
+
+async def test_a_job_that_no_gpu_worker_can_take_says_so(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    await making.queued(context.db, tenant, provider="gpu")
+    [claim] = await store.claim(context.db, 10, 20.0, "gpu")
+    await store.record_answers(context.db, [making.accepted(claim, request_id_of(claim.job_id, claim.attempt))])
+    async with signed_in(api, key_of(client)) as person:
+        told = part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "state")
+        assert f"It waits for a GPU worker of {making.MODEL}, and none is at work." in told
+        assert "It waits until a GPU worker of its model starts, it is cancelled or its time is over." in told
+        await runs.hello(context.db, "w-1", "k-1", making.MODEL, "cuda:0", "idle")
+        told = part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "state")
+        assert "gpu has accepted it and has it" in told
 
 
 async def test_an_attempt_that_was_paid_for_beside_the_job_has_its_cost(

@@ -451,7 +451,7 @@ prices = Table(
 )
 
 # Whose figures `tallies` holds: those of one measure (`total_seconds`, `usage.NAME` …) of a tenant's jobs that ended
-# alike. Model and provider are empty for those of all together.
+# alike. Model and provider are empty for those of all together, and so is the status, in series of `total_seconds`.
 series = Table(
     "series",
     metadata,

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from random import Random
 from uuid import UUID
 
 import asyncpg
@@ -12,10 +13,13 @@ from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from service.db import one_connection, sqlalchemy_engine
+from service.db import one_connection, open_database, sqlalchemy_engine
 from service.migrate import configuration, head, upgrade
 from service.models import metadata
+from service.stats.counting import count_all
+from tests.making import make_tenant
 from tests.servers import Addresses, own_database
+from tests.stats import drawn
 
 COLUMNS = """
 SELECT table_name, column_name, data_type, is_nullable, column_default, is_identity, character_maximum_length
@@ -151,6 +155,22 @@ async def test_on_the_way_back_the_prices_of_all_providers_stay(empty: str) -> N
     assert there.wait() == 0, there.communicate()
     [left] = await facts(empty, "SELECT model, provider, unit FROM prices")
     assert left == {("m", "*", "job")}
+
+
+async def test_tallies_of_all_statuses_are_made_of_those_of_each(empty: str) -> None:
+    assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
+    question = "SELECT series.*, grain, start, n, total, buckets, counts FROM tallies JOIN series ON id = series_id"
+    async with open_database(empty) as db:
+        tenants = [await make_tenant(db, name) for name in ("ours", "theirs")]
+        await drawn.write(db, drawn.draw(Random(3), tenants, 500))
+        await count_all(db)
+    [counted] = await facts(empty, question)
+    there = in_a_process("import sys; url = sys.argv[1]; downgrade(url, '0013'); upgrade(url)", empty)
+    assert there.wait() == 0, there.communicate()
+    [made] = await facts(empty, question)
+    # But for the IDs of the series.
+    assert {row[1:] for row in made} == {row[1:] for row in counted}
+    assert any(row[5] == "" for row in made)
 
 
 OLD_REPORT = """

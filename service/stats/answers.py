@@ -1,22 +1,30 @@
 """Answers questions about jobs."""
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from service.db import Database, Row, Snapshot
 from service.errors import Invalid
 from service.jobs import lists
 from service.jobs.filters import USAGE, JobFilter
-from service.stats.measures import COST, TOTAL, middle_of
-from service.stats.questions import TIMES, Question
+from service.stats.measures import COST, TOTAL, Spread
+from service.stats.questions import PERCENTILES, TIMES, Question
 from service.stats.statements import LIVE_JOBS, MOST_JOBS, MOST_LIVE, MOST_UNCOUNTED, SPREAD, Statement
 
 # Statements that may search for the jobs that filters mean.
 MOST_SEARCHES = 4
+
+# So many rows are put together beside the event loop.
+LONG = 300
+
+# What the jobs of a group have in common, as its rows have it.
+Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,21 @@ class TooMuch(Invalid):
 
 async def answer(db: Database, tenant_id: UUID | None, question: Question) -> Answer:
     """Of a tenant, or of all of them where none is named. Raises TooMuch, or TooCostly."""
+    found = await _answer(db, tenant_id, question)
+    if found is None:
+        # Workers of a version that knew no tallies of all statuses together have counted since these were made.
+        found = await _answer(db, tenant_id, question, apart=True)
+        assert found is not None
+    return found
+
+
+async def _answer(db: Database, tenant_id: UUID | None, question: Question, *, apart: bool = False) -> Answer | None:
+    """None: the tallies of all statuses together do not hold all jobs."""
     async with db.snapshot() as snapshot:
         job_ids = None
         if not question.is_kept:
             job_ids = await _matching(snapshot, tenant_id, question.wanted)
-        statement = Statement(tenant_id, question, job_ids)
+        statement = Statement(tenant_id, question, job_ids, apart=apart)
         sql, values = statement.text()
         rows = await snapshot.fetch(sql, *values)
         currency = await snapshot.fetchrow("SELECT currency FROM prices LIMIT 1")
@@ -63,7 +81,10 @@ async def answer(db: Database, tenant_id: UUID | None, question: Question) -> An
     if head["live"] > MOST_LIVE:
         words = "ask for status=completed,failed,cancelled, or group by status alone."
         raise TooMuch(f"More than {MOST_LIVE:,} jobs have not ended yet, which are counted one by one: {words}")
-    groups = await asyncio.to_thread(_grouped, question, rows) if len(rows) > 1_000 else _grouped(question, rows)
+    found = _Cells(question, rows)
+    if statement.together and not found.are_whole:
+        return None
+    groups = await asyncio.to_thread(found.groups) if len(rows) > LONG else found.groups()
     return Answer(groups, currency["currency"] if currency else None, head["uncounted"] <= MOST_UNCOUNTED)
 
 
@@ -86,27 +107,44 @@ async def _everybody(snapshot: Snapshot) -> list[UUID]:
     return [row["id"] for row in rows]
 
 
-def _grouped(question: Question, rows: Sequence[Row]) -> list[Group]:
-    """The groups in order: of time first, then of names."""
-    found: dict[tuple[object, ...], dict[str, Row]] = {}
-    columns = ["start" if name in TIMES else name for name in question.group_by]
-    for row in rows:
-        found.setdefault(tuple(row[name] for name in columns), {})[row["measure"]] = row
-    if not found and not question.group_by:
-        found[()] = {}
-    ordered = sorted(found.items(), key=lambda item: _order(question, item[0]))
-    return [
-        Group(
-            {name: value or None for name, value in zip(question.group_by, key, strict=True)},  # type: ignore[misc]
-            {measure: _figure(question, measure, cells) for measure in question.measures},
-        )
-        for key, cells in ordered
-    ]
+class _Cells:
+    """What was found of each group: a row for each measure, and what its percentiles are told from."""
 
+    def __init__(self, question: Question, rows: Sequence[Row]) -> None:
+        self._question = question
+        self._rows: defaultdict[Key, dict[str, Row]] = defaultdict(dict)
+        self._spreads: defaultdict[Key, Spread] = defaultdict(Spread)
+        columns = ["start" if name in TIMES else name for name in question.group_by]
+        for row in rows:
+            key = tuple([row[name] for name in columns])
+            if row["measure"] == SPREAD:
+                self._spreads[key].add(row["buckets"], row["counts"])
+            else:
+                self._rows[key][row["measure"]] = row
+        if not self._rows and not question.group_by:
+            self._rows[()] = {}
 
-def _order(question: Question, key: tuple[object, ...]) -> tuple[object, ...]:
-    time = [value for name, value in zip(question.group_by, key, strict=True) if name in TIMES]
-    return (*time, *(value for name, value in zip(question.group_by, key, strict=True) if name not in TIMES))
+    @property
+    def are_whole(self) -> bool:
+        """Whether the percentiles of each group are of as many jobs as there are in it."""
+        return all(self._spreads[key].number == row[TOTAL]["n"] for key, row in self._rows.items() if TOTAL in row)
+
+    def groups(self) -> list[Group]:
+        """In order: of time first, then of names."""
+        return [self._group(key, row) for key, row in sorted(self._rows.items(), key=self._place)]
+
+    def _place(self, item: tuple[Key, object]) -> Key:
+        named = list(zip(self._question.group_by, item[0], strict=True))
+        times = [value for name, value in named if name in TIMES]
+        return (*times, *(value for name, value in named if name not in TIMES))
+
+    def _group(self, key: Key, cells: Mapping[str, Row]) -> Group:
+        question = self._question
+        asked = [name for name in PERCENTILES if name in question.measures]
+        levels = self._spreads[key].percentiles([PERCENTILES[name] for name in asked])
+        told = dict(zip(asked, levels, strict=True))
+        figures = {name: told[name] if name in told else _figure(question, name, cells) for name in question.measures}
+        return Group({name: value or None for name, value in zip(question.group_by, key, strict=True)}, figures)
 
 
 def _figure(
@@ -124,11 +162,8 @@ def _figure(
         case "tokens":
             told = {name.removeprefix(USAGE): row["total"] for name, row in cells.items() if _counts_tokens(name)}
             return {name: _number(sum_) for name, sum_ in sorted(told.items())} or None
-        case "cost":
-            return Decimal(cost["total"]) if cost else None
         case _:
-            spread = cells.get(SPREAD)
-            return middle_of(spread[measure]) if spread and spread[measure] is not None else None
+            return Decimal(cost["total"]) if cost else None
 
 
 def _number(exact: Decimal) -> int | float:

@@ -92,10 +92,15 @@ WITH asked AS (
 ), hours AS MATERIALIZED (
     SELECT kind, measure, hour, sum(exact) AS total FROM told GROUP BY 1, 2, 3
 ), met AS MATERIALIZED (
-    -- Each for itself, and all models and providers together, since few questions tell them apart.
-    SELECT kind, tenant_id, measure, whose.model, whose.provider, status
+    -- Each for itself, and all models and providers together, since few questions tell them apart; of the time that
+    -- jobs took all statuses together, too.
+    SELECT kind, tenant_id, measure, whose.model, whose.provider, whose.status
     FROM (SELECT DISTINCT kind, measure FROM hours) AS told JOIN kind USING (kind)
-    CROSS JOIN LATERAL (VALUES (kind.model, kind.provider), ('', '')) AS whose (model, provider)
+    CROSS JOIN LATERAL (
+        VALUES (kind.model, kind.provider, kind.status), ('', '', kind.status),
+               (kind.model, kind.provider, ''), ('', '', '')
+    ) AS whose (model, provider, status)
+    WHERE whose.status <> '' OR measure = '{TOTAL}'
 ), added AS (
     INSERT INTO series (tenant_id, measure, model, provider, status)
     SELECT DISTINCT tenant_id, measure, model, provider, status FROM met

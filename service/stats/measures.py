@@ -5,7 +5,12 @@ model's own names. A bucket holds all values between two powers of GAMMA, so wha
 at most ACCURACY of itself (DDSketch: https://arxiv.org/abs/1908.10693).
 """
 
-from collections.abc import Mapping
+import sys
+from array import array
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from math import exp, log
 
 from service.jobs.filters import MODEL_TIMINGS, PHASES, USAGE
@@ -45,6 +50,54 @@ def middle_of(bucket: int) -> float:
         return 0.0
     size = exp(min(log(2 / (GAMMA + 1)) + (abs(bucket) - _SHIFT) * log(GAMMA), _LARGEST))
     return size if bucket > 0 else -size
+
+
+class Spread:
+    """How often each bucket was met by some jobs, by their tallies."""
+
+    def __init__(self) -> None:
+        self._tallies: list[tuple[Sequence[int], Sequence[int]]] = []
+
+    def add(self, buckets: bytes, counts: bytes) -> None:
+        """An int2[] and an int4[] of a tally as `array_send` sends them."""
+        self._tallies.append((_numbers(buckets, "h"), _numbers(counts, "i")))
+
+    @property
+    def number(self) -> int:
+        """Of values that are in it."""
+        return sum(sum(counts) for _, counts in self._tallies)
+
+    def percentiles(self, hundredths: Iterable[int]) -> list[float | None]:
+        """By nearest rank; None where nothing was met."""
+        buckets, counts = self._together()
+        upto = list(accumulate(counts))
+        if not upto:
+            return [None for _ in hundredths]
+        ranks = (-(-upto[-1] * each // 100) for each in hundredths)
+        return [middle_of(buckets[bisect_left(upto, rank)]) for rank in ranks]
+
+    def _together(self) -> tuple[Sequence[int], Sequence[int]]:
+        """In the order of buckets, as each tally is."""
+        if len(self._tallies) == 1:
+            return self._tallies[0]
+        met: defaultdict[int, int] = defaultdict(int)
+        for buckets, counts in self._tallies:
+            for bucket, count in zip(buckets, counts, strict=True):
+                met[bucket] += count
+        ordered = sorted(met)
+        return ordered, [met[bucket] for bucket in ordered]
+
+
+def _numbers(sent: bytes, code: str) -> Sequence[int]:
+    """After 20 bytes about the array each number follows its own length, of four bytes; the highest byte comes first.
+
+    (`array_send` in PostgreSQL's arrayfuncs.c.) A driver reads them one by one, and this takes them all at once.
+    """
+    words = array(code, sent[20:])
+    if sys.byteorder == "little":
+        words.byteswap()
+    step = 1 + 4 // words.itemsize
+    return words[step - 1 :: step]
 
 
 def is_measure(name: str) -> bool:

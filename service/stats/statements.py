@@ -9,7 +9,7 @@ from uuid import UUID
 
 from service.jobs.cursors import first_id, last_id
 from service.jobs.filters import MODEL_TIMINGS, PHASES, USAGE
-from service.jobs.lifecycle import LIVE, Status
+from service.jobs.lifecycle import ENDED, LIVE, Status
 from service.jobs.walks import Values
 from service.stats.measures import COST, ERRORS, TOTAL, bucket_of, values_of
 from service.stats.prices import cost_of
@@ -31,9 +31,14 @@ TOKENS = f"{USAGE}%tokens"
 
 
 class Statement:
-    """One statement, whose first row is how much was looked at. Without a tenant it is about those of all."""
+    """One statement, whose first row is how much was looked at. Without a tenant it is about those of all.
 
-    def __init__(self, tenant_id: UUID | None, question: Question, job_ids: Sequence[UUID] | None) -> None:
+    `together`: percentiles are told from tallies of all statuses together.
+    """
+
+    def __init__(
+        self, tenant_id: UUID | None, question: Question, job_ids: Sequence[UUID] | None, *, apart: bool = False
+    ) -> None:
         self._question = question
         self._job_ids = job_ids
         self._values = Values()
@@ -55,10 +60,14 @@ class Statement:
         self._columns = dict.fromkeys(self._grouped, "text") | ({"start": "timestamptz"} if question.time else {})
         statuses = question.wanted.statuses
         self._ended = not statuses or any(status not in LIVE for status in statuses)
+        self._all_ended = not statuses or set(ENDED) <= set(statuses)
+        told_apart = apart or "status" in self._grouped or question.by_error or not self._all_ended
+        self.together = bool(self._percentiles) and question.of == TOTAL and not told_apart
         self._live = (
             "count" in asked and not question.wanted.error_types and (not statuses or any(s in LIVE for s in statuses))
         )
-        self.most_tallies = MOST_SPREAD if self._percentiles else MOST_TALLIES
+        # Together few of them have buckets.
+        self.most_tallies = MOST_SPREAD if self._percentiles and not self.together else MOST_TALLIES
         coarsest = TIMES[question.time] if question.time else Grain.MONTH
         self._spans = spans(question.wanted.created_after, question.wanted.created_before, coarsest)
 
@@ -67,53 +76,46 @@ class Statement:
         columns = ", ".join(self._columns)
         comma = f", {columns}" if columns else ""
         nulls = "".join(f", NULL::{kind} AS {name}" for name, kind in self._columns.items())
-        found = "".join(f", {name}" for name in self._percentiles)
         # Of a statement's parts only those that it names have their values sent with it.
         return self._values.statement(f"""
 WITH kept AS MATERIALIZED ({self._kept()}),
 waiting AS MATERIALIZED ({self._waiting()}),
 job AS MATERIALIZED ({self._jobs()}),
-told AS ({self._told()}),
+told AS MATERIALIZED ({self._told()}),
 live AS MATERIALIZED ({self._living()}),
-cell AS MATERIALIZED (
-    SELECT ended_as, measure, n, total, buckets, counts{comma} FROM kept
-    UNION ALL SELECT ended_as, measure, 1, exact, ARRAY[{bucket_of("size")}], ARRAY[1]{comma}
-    FROM told WHERE {self._is_asked("measure")}
-    UNION ALL SELECT ended_as, '{LIVE_JOBS}', 1, NULL, NULL, NULL{comma} FROM live
+cell AS (
+    SELECT ended_as, measure, n, total{comma} FROM kept WHERE ended_as <> ''
+    UNION ALL SELECT ended_as, measure, 1, exact{comma} FROM told WHERE {self._is_asked("measure")}
+    UNION ALL SELECT ended_as, '{LIVE_JOBS}', 1, NULL{comma} FROM live
 ), summed AS (
     SELECT measure{comma}, sum(n)::int8 AS n, sum(total) AS total,
            sum(n) FILTER (WHERE ended_as = '{Status.COMPLETED}')::int8 AS completed,
            sum(n) FILTER (WHERE ended_as = '{Status.FAILED}')::int8 AS failed
     FROM cell GROUP BY measure{comma}
-){self._quantiles(columns) if self._percentiles else ""}
+)
 SELECT NULL AS measure, NULL::int8 AS n, NULL::numeric AS total, NULL::int8 AS completed, NULL::int8 AS failed,
        (SELECT count(*) FROM kept) AS tallies, (SELECT count(*) FROM job WHERE is_single) AS jobs,
        {"(SELECT count(*) FROM live)" if self._looks_at_live else "0"} AS live,
        (SELECT count(*) FROM waiting) AS uncounted
-       {nulls}{"".join(f", NULL::int2 AS {name}" for name in self._percentiles)}
+       {nulls}, NULL::bytea AS buckets, NULL::bytea AS counts
 UNION ALL
-SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}{", NULL" * len(self._percentiles)}
-FROM summed
-{f"UNION ALL SELECT '{SPREAD}'{', NULL' * 8}{comma}{found} FROM quantile" if found else ""}
+SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}, NULL, NULL FROM summed
+{self._spread(comma) if self._percentiles else ""}
 """)
 
-    def _quantiles(self, columns: str) -> str:
-        """Of each group the buckets that its percentiles are in, by nearest rank."""
-        comma = f", {columns}" if columns else ""
-        over = f"PARTITION BY {columns}" if columns else ""
-        levels = ", ".join(
-            f"min(bucket) FILTER (WHERE upto * 100 >= whole * {PERCENTILES[name]}) AS {name}"
-            for name in self._percentiles
-        )
-        return f""", spread AS (
-    SELECT bucket, sum(count)::float8 AS n{comma}
-    FROM (SELECT unnest(buckets) AS bucket, unnest(counts) AS count{comma} FROM cell WHERE measure = {self._of}) AS each
-    GROUP BY bucket{comma}
-), ranked AS (
-    SELECT bucket, sum(n) OVER ({over} ORDER BY bucket) AS upto, sum(n) OVER ({over}) AS whole{comma} FROM spread
-), quantile AS (
-    SELECT {levels}{comma} FROM ranked{f" GROUP BY {columns}" if columns else ""}
-)"""
+    def _spread(self, comma: str) -> str:
+        """What percentiles are told from: buckets as they stand in tallies, and those of single jobs."""
+        head = f"SELECT '{SPREAD}'{', NULL' * 8}{comma}"
+        groups = f"GROUP BY {comma[2:]}" if comma else "HAVING count(*) > 0"
+        return f"""
+UNION ALL
+{head}, array_send(buckets), array_send(counts) FROM kept
+WHERE buckets IS NOT NULL AND (SELECT count(*) FROM kept) <= {self.most_tallies}
+UNION ALL
+{head}, array_send(array_agg(bucket ORDER BY bucket)), array_send(array_agg(n ORDER BY bucket)) FROM (
+    SELECT {bucket_of("size")} AS bucket, count(*)::int4 AS n{comma} FROM told WHERE measure = {self._of}
+    GROUP BY 1{comma}
+) AS each {groups}"""
 
     def _is_asked(self, measure: str) -> str:
         asked = f"{measure} = ANY ({self._values.place(sorted(self._names))}::text[])"
@@ -132,8 +134,9 @@ FROM summed
     def _filters(self, table: str) -> str:
         """What the jobs are asked by, when the tallies can tell it."""
         wanted = self._question.wanted
+        statuses = [] if self._all_ended else [status.value for status in wanted.statuses]
         columns: dict[str, Sequence[str]] = {
-            f"{table}.status": [status.value for status in wanted.statuses],
+            f"{table}.status": statuses,
             f"{table}.model": wanted.models,
             f"{table}.provider": wanted.providers,
         }
@@ -164,8 +167,8 @@ FROM summed
         apart = {"model", "provider"} & set(self._grouped) or wanted.models or wanted.providers
         shape = "NULL::int2[] AS buckets, NULL::int4[] AS counts"
         if self._percentiles:
-            parts = (f"CASE {measure} WHEN {self._of} THEN cell.{name} END AS {name}" for name in ("buckets", "counts"))
-            shape = ", ".join(parts)
+            told = f"{measure} = {self._of} AND series.status {'=' if self.together else '<>'} ''"
+            shape = ", ".join(f"CASE WHEN {told} THEN cell.{name} END AS {name}" for name in ("buckets", "counts"))
         # OFFSET 0 keeps this a look at one range of the key after the other.
         return f"""
     SELECT series.status AS ended_as, {measure} AS measure, cell.n, cell.total, {shape}{grouped}
@@ -180,7 +183,8 @@ FROM summed
         OFFSET 0
     ) AS cell
     WHERE {"false" if empty else "true"} AND {self._mine("series")} AND {is_asked}
-        AND series.model {"<>" if apart else "="} '' {self._filters("series")}
+        AND series.model {"<>" if apart else "="} '' {"" if self.together else "AND series.status <> ''"}
+        {self._filters("series")}
     LIMIT {self.most_tallies + 1}"""
 
     def _waiting(self) -> str:

@@ -14,8 +14,10 @@ from service.catalog.base import Lifted, LiftedFile
 from service.db import Database, DatabaseAway, Row, one_connection
 from service.jobs import endings
 from service.stats import counting
+from service.stats.answers import answer
 from service.stats.counting import Counter, count_all, count_some
-from service.stats.measures import MOST_NAMES
+from service.stats.measures import GAMMA, MOST_NAMES
+from service.stats.questions import read_question
 from tests import making
 from tests.servers import Addresses, delete_all_rows
 from tests.stats import drawn
@@ -34,7 +36,7 @@ async def told(db: Database, measure: str) -> dict[str, Any]:
     """How many jobs told a measure, and the sum, by the month's tally of all models."""
     row = await db.fetchrow(
         "SELECT sum(n)::int AS n, sum(total) AS total FROM tallies JOIN series ON series.id = series_id"
-        " WHERE grain = 2 AND measure = $1 AND model = ''",
+        " WHERE grain = 2 AND measure = $1 AND model = '' AND status <> ''",
         measure,
     )
     assert row is not None
@@ -140,6 +142,28 @@ async def test_what_stood_in_an_outcome_before_it_was_counted_is_counted_with_it
         3,
         Decimal("0.5"),
     ]
+
+
+TOGETHER = "FROM series WHERE series.id = series_id AND status = ''"
+
+
+async def test_figures_are_right_where_a_version_before_tallies_of_all_statuses_counted(db: Database) -> None:
+    await drawn_jobs(db, 1_000)
+    await count_all(db)
+    question = read_question([("group_by", "month")], drawn.END)
+    whole = await answer(db, None, question)
+    # They are where percentiles are told from, …
+    await db.execute(
+        f"UPDATE tallies SET buckets = ARRAY(SELECT each + 20::int2 FROM unnest(buckets) AS each) {TOGETHER}"
+    )
+    told = await answer(db, None, question)
+    medians = [[group.figures["p50"] for group in each.groups] for each in (whole, told)]
+    assert medians[1] == pytest.approx([median * GAMMA**20 for median in medians[0]], abs=1e-6)
+    # … unless jobs are missing there.
+    await db.execute(
+        f"DELETE FROM tallies USING series WHERE {TOGETHER.partition('WHERE ')[2]} AND start < $1", drawn.END
+    )
+    assert await answer(db, None, question) == whole
 
 
 async def test_a_job_that_is_deleted_stays_in_the_figures(db: Database, tenant: UUID) -> None:

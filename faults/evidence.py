@@ -27,6 +27,7 @@ TABLES = {
     # In one statement, because counting goes on: of each status how many jobs ended, wait to be counted, and are.
     "figures": "SELECT outcomes.status, count(*) AS ended, count(uncounted.job_id) AS waiting,"
     " (SELECT coalesce(sum(n), 0)::int8 FROM tallies JOIN series ON series.id = series_id WHERE grain = 0"
+    " AND series.tenant_id = '00000000-0000-0000-0000-000000000000'"
     " AND measure = 'total_seconds' AND model <> '' AND series.status = outcomes.status) AS counted"
     " FROM outcomes LEFT JOIN uncounted ON uncounted.job_id = outcomes.job_id AND part = 'end' GROUP BY 1",
     "events": "SELECT job_id, event, status, attempt FROM job_events ORDER BY id",

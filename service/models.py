@@ -451,7 +451,8 @@ prices = Table(
 )
 
 # Whose figures `tallies` holds: those of one measure (`total_seconds`, `usage.NAME` …) of a tenant's jobs that ended
-# alike. Model and provider are empty for those of all together, and so is the status, in series of `total_seconds`.
+# alike. Model and provider are empty for those of all together, and so is the status, in series of `total_seconds`; the
+# tenant is the nil UUID in series of all tenants' jobs, of `total_seconds` and `cost`.
 series = Table(
     "series",
     metadata,
@@ -474,7 +475,7 @@ tallies = Table(
     Column("grain", SmallInteger, primary_key=True),
     Column("start", Moment, primary_key=True),
     Column("n", BigInteger, nullable=False),
-    Column("total", Numeric, nullable=False),
+    Column("sum", Numeric, nullable=False),
     Column("buckets", ARRAY(SmallInteger), nullable=False),
     Column("counts", ARRAY(Integer), nullable=False),
     # Room for the next version of a row, so that the cells of this hour do not grow the index.

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from random import Random
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from service.db import one_connection, open_database, sqlalchemy_engine
 from service.migrate import configuration, head, upgrade
 from service.models import metadata
 from service.stats.counting import count_all
+from service.stats.measures import ALL_TENANTS
 from tests.making import make_tenant
 from tests.servers import Addresses, own_database
 from tests.stats import drawn
@@ -157,9 +159,9 @@ async def test_on_the_way_back_the_prices_of_all_providers_stay(empty: str) -> N
     assert left == {("m", "*", "job")}
 
 
-async def test_tallies_of_all_statuses_are_made_of_those_of_each(empty: str) -> None:
+async def test_tallies_of_all_together_are_made_of_those_of_each(empty: str) -> None:
     assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
-    question = "SELECT series.*, grain, start, n, total, buckets, counts FROM tallies JOIN series ON id = series_id"
+    question = "SELECT series.*, grain, start, n, sum, buckets, counts FROM tallies JOIN series ON id = series_id"
     async with open_database(empty) as db:
         tenants = [await make_tenant(db, name) for name in ("ours", "theirs")]
         await drawn.write(db, drawn.draw(Random(3), tenants, 500))
@@ -170,7 +172,7 @@ async def test_tallies_of_all_statuses_are_made_of_those_of_each(empty: str) -> 
     [made] = await facts(empty, question)
     # But for the IDs of the series.
     assert {row[1:] for row in made} == {row[1:] for row in counted}
-    assert any(row[5] == "" for row in made)
+    assert {(row[1] == ALL_TENANTS, row[5] == "") for row in made} == {*product((True, False), repeat=2)}
 
 
 OLD_REPORT = """

@@ -53,21 +53,11 @@ class TooMuch(Invalid):
 
 async def answer(db: Database, tenant_id: UUID | None, question: Question) -> Answer:
     """Of a tenant, or of all of them where none is named. Raises TooMuch, or TooCostly."""
-    found = await _answer(db, tenant_id, question)
-    if found is None:
-        # Workers of a version that knew no tallies of all statuses together have counted since these were made.
-        found = await _answer(db, tenant_id, question, apart=True)
-        assert found is not None
-    return found
-
-
-async def _answer(db: Database, tenant_id: UUID | None, question: Question, *, apart: bool = False) -> Answer | None:
-    """None: the tallies of all statuses together do not hold all jobs."""
     async with db.snapshot() as snapshot:
         job_ids = None
         if not question.is_kept:
             job_ids = await _matching(snapshot, tenant_id, question.wanted)
-        statement = Statement(tenant_id, question, job_ids, apart=apart)
+        statement = Statement(tenant_id, question, job_ids)
         sql, values = statement.text()
         rows = await snapshot.fetch(sql, *values)
         currency = await snapshot.fetchrow("SELECT currency FROM prices LIMIT 1")
@@ -82,8 +72,6 @@ async def _answer(db: Database, tenant_id: UUID | None, question: Question, *, a
         words = "ask for status=completed,failed,cancelled, or group by status alone."
         raise TooMuch(f"More than {MOST_LIVE:,} jobs have not ended yet, which are counted one by one: {words}")
     found = _Cells(question, rows)
-    if statement.together and not found.are_whole:
-        return None
     groups = await asyncio.to_thread(found.groups) if len(rows) > LONG else found.groups()
     return Answer(groups, currency["currency"] if currency else None, head["uncounted"] <= MOST_UNCOUNTED)
 
@@ -113,21 +101,16 @@ class _Cells:
     def __init__(self, question: Question, rows: Sequence[Row]) -> None:
         self._question = question
         self._rows: defaultdict[Key, dict[str, Row]] = defaultdict(dict)
-        self._spreads: defaultdict[Key, Spread] = defaultdict(Spread)
+        self._spreads: dict[Key, Spread] = {}
         columns = ["start" if name in TIMES else name for name in question.group_by]
         for row in rows:
             key = tuple([row[name] for name in columns])
             if row["measure"] == SPREAD:
-                self._spreads[key].add(row["buckets"], row["counts"])
+                self._spreads[key] = Spread(row["buckets"], row["counts"])
             else:
                 self._rows[key][row["measure"]] = row
         if not self._rows and not question.group_by:
             self._rows[()] = {}
-
-    @property
-    def are_whole(self) -> bool:
-        """Whether the percentiles of each group are of as many jobs as there are in it."""
-        return all(self._spreads[key].number == row[TOTAL]["n"] for key, row in self._rows.items() if TOTAL in row)
 
     def groups(self) -> list[Group]:
         """In order: of time first, then of names."""
@@ -139,31 +122,29 @@ class _Cells:
         return (*times, *(value for name, value in named if name not in TIMES))
 
     def _group(self, key: Key, cells: Mapping[str, Row]) -> Group:
-        question = self._question
-        asked = [name for name in PERCENTILES if name in question.measures]
-        levels = self._spreads[key].percentiles([PERCENTILES[name] for name in asked])
-        told = dict(zip(asked, levels, strict=True))
-        figures = {name: told[name] if name in told else _figure(question, name, cells) for name in question.measures}
-        return Group({name: value or None for name, value in zip(question.group_by, key, strict=True)}, figures)
+        figures = {name: self._figure(name, key, cells) for name in self._question.measures}
+        return Group({name: value or None for name, value in zip(self._question.group_by, key, strict=True)}, figures)
 
-
-def _figure(
-    question: Question, measure: str, cells: Mapping[str, Row]
-) -> int | float | Decimal | dict[str, int | float] | None:
-    total, of, cost = cells.get(TOTAL), cells.get(question.of), cells.get(COST)
-    match measure:
-        case "count":
-            return sum(int(row["n"]) for name, row in cells.items() if name in (TOTAL, LIVE_JOBS))
-        case "failure_rate":
-            judged = ((total["completed"] or 0) + (total["failed"] or 0)) if total else 0
-            return float((total["failed"] or 0) / judged) if total and judged else None
-        case "mean":
-            return float(of["total"] / of["n"]) if of else None
-        case "tokens":
-            told = {name.removeprefix(USAGE): row["total"] for name, row in cells.items() if _counts_tokens(name)}
-            return {name: _number(sum_) for name, sum_ in sorted(told.items())} or None
-        case _:
-            return Decimal(cost["total"]) if cost else None
+    def _figure(
+        self, measure: str, key: Key, cells: Mapping[str, Row]
+    ) -> int | float | Decimal | dict[str, int | float] | None:
+        total, of, cost = cells.get(TOTAL), cells.get(self._question.of), cells.get(COST)
+        match measure:
+            case "count":
+                return sum(int(row["n"]) for name, row in cells.items() if name in (TOTAL, LIVE_JOBS))
+            case "failure_rate":
+                judged = ((total["completed"] or 0) + (total["failed"] or 0)) if total else 0
+                return float((total["failed"] or 0) / judged) if total and judged else None
+            case "mean":
+                return float(of["total"] / of["n"]) if of else None
+            case "tokens":
+                told = {name.removeprefix(USAGE): row["total"] for name, row in cells.items() if _counts_tokens(name)}
+                return {name: _number(sum_) for name, sum_ in sorted(told.items())} or None
+            case "cost":
+                return Decimal(cost["total"]) if cost else None
+            case _:
+                spread = self._spreads.get(key)
+                return spread.percentile(PERCENTILES[measure]) if spread else None
 
 
 def _number(exact: Decimal) -> int | float:

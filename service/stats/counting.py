@@ -11,7 +11,7 @@ from uuid import UUID
 from service.db import Database, Row
 from service.jobs.endings import between
 from service.jobs.filters import PHASES
-from service.stats.measures import COST, ERRORS, TOTAL, bucket_of, values_of
+from service.stats.measures import ALL_TENANTS, COST, ERRORS, OF_ALL_TENANTS, TOTAL, bucket_of, values_of
 from service.stats.prices import cost_of
 
 if TYPE_CHECKING:
@@ -92,15 +92,15 @@ WITH asked AS (
 ), hours AS MATERIALIZED (
     SELECT kind, measure, hour, sum(exact) AS total FROM told GROUP BY 1, 2, 3
 ), met AS MATERIALIZED (
-    -- Each for itself, and all models and providers together, since few questions tell them apart; of the time that
-    -- jobs took all statuses together, too.
-    SELECT kind, tenant_id, measure, whose.model, whose.provider, whose.status
+    -- Each for itself and with others: few questions tell models and providers apart, few of how long jobs took their
+    -- statuses, and few of an operator's their tenants.
+    SELECT kind, owner.tenant_id, measure, place.model, place.provider, how.status
     FROM (SELECT DISTINCT kind, measure FROM hours) AS told JOIN kind USING (kind)
-    CROSS JOIN LATERAL (
-        VALUES (kind.model, kind.provider, kind.status), ('', '', kind.status),
-               (kind.model, kind.provider, ''), ('', '', '')
-    ) AS whose (model, provider, status)
-    WHERE whose.status <> '' OR measure = '{TOTAL}'
+    CROSS JOIN LATERAL (VALUES (kind.tenant_id), ('{ALL_TENANTS}')) AS owner (tenant_id)
+    CROSS JOIN LATERAL (VALUES (kind.model, kind.provider), ('', '')) AS place (model, provider)
+    CROSS JOIN LATERAL (VALUES (kind.status), ('')) AS how (status)
+    WHERE (how.status <> '' OR measure = '{TOTAL}')
+      AND (owner.tenant_id <> '{ALL_TENANTS}' OR measure IN ({", ".join(f"'{name}'" for name in OF_ALL_TENANTS)}))
 ), added AS (
     INSERT INTO series (tenant_id, measure, model, provider, status)
     SELECT DISTINCT tenant_id, measure, model, provider, status FROM met
@@ -139,15 +139,15 @@ WITH asked AS (
     SELECT series_id, grain, start, bucket, sum(n)::int4 AS n, sum(total) AS total FROM (
         SELECT * FROM added_up
         UNION ALL SELECT series_id, grain, start, unnest(buckets), unnest(counts), NULL FROM before
-        UNION ALL SELECT series_id, grain, start, NULL, NULL, total FROM before
+        UNION ALL SELECT series_id, grain, start, NULL, NULL, sum FROM before
     ) AS all_of_them GROUP BY 1, 2, 3, 4
 )
-INSERT INTO tallies (series_id, grain, start, n, total, buckets, counts)
+INSERT INTO tallies (series_id, grain, start, n, sum, buckets, counts)
 SELECT series_id, grain, start, sum(n), sum(total), array_agg(bucket ORDER BY bucket) FILTER (WHERE bucket IS NOT NULL),
        array_agg(n ORDER BY bucket) FILTER (WHERE bucket IS NOT NULL)
 FROM spread GROUP BY 1, 2, 3
 ON CONFLICT (series_id, grain, start) DO UPDATE
-SET n = excluded.n, total = excluded.total, buckets = excluded.buckets, counts = excluded.counts
+SET n = excluded.n, sum = excluded.sum, buckets = excluded.buckets, counts = excluded.counts
 """
 
 

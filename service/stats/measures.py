@@ -8,16 +8,19 @@ at most ACCURACY of itself (DDSketch: https://arxiv.org/abs/1908.10693).
 import sys
 from array import array
 from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from math import exp, log
+from uuid import UUID
 
 from service.jobs.filters import MODEL_TIMINGS, PHASES, USAGE
 
 # Every ended job has one, so these count the jobs.
 TOTAL = "total_seconds"
 COST = "cost"
+# In place of a tenant, in series of the jobs of all of them. An operator mostly asks for these.
+ALL_TENANTS = UUID(int=0)
+OF_ALL_TENANTS = (TOTAL, COST)
 # The same as TOTAL once more, by the type of the error, which stands behind this.
 ERRORS = "errors."
 
@@ -53,39 +56,16 @@ def middle_of(bucket: int) -> float:
 
 
 class Spread:
-    """How often each bucket was met by some jobs, by their tallies."""
+    """How often each bucket was met by some jobs, from an int2[] and an int4[] as `array_send` sends them, in order."""
 
-    def __init__(self) -> None:
-        self._tallies: list[tuple[Sequence[int], Sequence[int]]] = []
+    def __init__(self, buckets: bytes, counts: bytes) -> None:
+        self._buckets = _numbers(buckets, "h")
+        self._upto = list(accumulate(_numbers(counts, "i")))
 
-    def add(self, buckets: bytes, counts: bytes) -> None:
-        """An int2[] and an int4[] of a tally as `array_send` sends them."""
-        self._tallies.append((_numbers(buckets, "h"), _numbers(counts, "i")))
-
-    @property
-    def number(self) -> int:
-        """Of values that are in it."""
-        return sum(sum(counts) for _, counts in self._tallies)
-
-    def percentiles(self, hundredths: Iterable[int]) -> list[float | None]:
-        """By nearest rank; None where nothing was met."""
-        buckets, counts = self._together()
-        upto = list(accumulate(counts))
-        if not upto:
-            return [None for _ in hundredths]
-        ranks = (-(-upto[-1] * each // 100) for each in hundredths)
-        return [middle_of(buckets[bisect_left(upto, rank)]) for rank in ranks]
-
-    def _together(self) -> tuple[Sequence[int], Sequence[int]]:
-        """In the order of buckets, as each tally is."""
-        if len(self._tallies) == 1:
-            return self._tallies[0]
-        met: defaultdict[int, int] = defaultdict(int)
-        for buckets, counts in self._tallies:
-            for bucket, count in zip(buckets, counts, strict=True):
-                met[bucket] += count
-        ordered = sorted(met)
-        return ordered, [met[bucket] for bucket in ordered]
+    def percentile(self, hundredths: int) -> float:
+        """By nearest rank."""
+        rank = -(-self._upto[-1] * hundredths // 100)
+        return middle_of(self._buckets[bisect_left(self._upto, rank)])
 
 
 def _numbers(sent: bytes, code: str) -> Sequence[int]:

@@ -11,7 +11,7 @@ from service.jobs.cursors import first_id, last_id
 from service.jobs.filters import MODEL_TIMINGS, PHASES, USAGE
 from service.jobs.lifecycle import ENDED, LIVE, Status
 from service.jobs.walks import Values
-from service.stats.measures import COST, ERRORS, TOTAL, bucket_of, values_of
+from service.stats.measures import ALL_TENANTS, COST, ERRORS, OF_ALL_TENANTS, TOTAL, bucket_of, values_of
 from service.stats.prices import cost_of
 from service.stats.questions import GROUPS, PERCENTILES, TIMES, Question
 from service.stats.spans import Grain, spans
@@ -31,14 +31,9 @@ TOKENS = f"{USAGE}%tokens"
 
 
 class Statement:
-    """One statement, whose first row is how much was looked at. Without a tenant it is about those of all.
+    """One statement, whose first row is how much was looked at. Without a tenant it is about those of all."""
 
-    `together`: percentiles are told from tallies of all statuses together.
-    """
-
-    def __init__(
-        self, tenant_id: UUID | None, question: Question, job_ids: Sequence[UUID] | None, *, apart: bool = False
-    ) -> None:
+    def __init__(self, tenant_id: UUID | None, question: Question, job_ids: Sequence[UUID] | None) -> None:
         self._question = question
         self._job_ids = job_ids
         self._values = Values()
@@ -56,18 +51,21 @@ class Statement:
         self._usage = self._tokens or any(name.startswith(USAGE) for name in self._names)
         self._timings = any(name.startswith(MODEL_TIMINGS) for name in self._names)
         self._grouped = [name for name in question.group_by if name in GROUPS]
+        # Of all tenants: together, where they are, or each.
+        self._owner = "<>" if self._tokens or question.by_error or self._names - set(OF_ALL_TENANTS) else "="
         # What is grouped by, and its type.
         self._columns = dict.fromkeys(self._grouped, "text") | ({"start": "timestamptz"} if question.time else {})
         statuses = question.wanted.statuses
         self._ended = not statuses or any(status not in LIVE for status in statuses)
         self._all_ended = not statuses or set(ENDED) <= set(statuses)
-        told_apart = apart or "status" in self._grouped or question.by_error or not self._all_ended
-        self.together = bool(self._percentiles) and question.of == TOTAL and not told_apart
+        # Percentiles from tallies of all statuses together.
+        told_apart = "status" in self._grouped or question.by_error or not self._all_ended
+        self._together = bool(self._percentiles) and question.of == TOTAL and not told_apart
         self._live = (
             "count" in asked and not question.wanted.error_types and (not statuses or any(s in LIVE for s in statuses))
         )
         # Together few of them have buckets.
-        self.most_tallies = MOST_SPREAD if self._percentiles and not self.together else MOST_TALLIES
+        self.most_tallies = MOST_SPREAD if self._percentiles and not self._together else MOST_TALLIES
         coarsest = TIMES[question.time] if question.time else Grain.MONTH
         self._spans = spans(question.wanted.created_after, question.wanted.created_before, coarsest)
 
@@ -76,6 +74,7 @@ class Statement:
         columns = ", ".join(self._columns)
         comma = f", {columns}" if columns else ""
         nulls = "".join(f", NULL::{kind} AS {name}" for name, kind in self._columns.items())
+        sent = "array_send(buckets), array_send(counts)"
         # Of a statement's parts only those that it names have their values sent with it.
         return self._values.statement(f"""
 WITH kept AS MATERIALIZED ({self._kept()}),
@@ -92,7 +91,7 @@ cell AS (
            sum(n) FILTER (WHERE ended_as = '{Status.COMPLETED}')::int8 AS completed,
            sum(n) FILTER (WHERE ended_as = '{Status.FAILED}')::int8 AS failed
     FROM cell GROUP BY measure{comma}
-)
+){self._spreads(columns) if self._percentiles else ""}
 SELECT NULL AS measure, NULL::int8 AS n, NULL::numeric AS total, NULL::int8 AS completed, NULL::int8 AS failed,
        (SELECT count(*) FROM kept) AS tallies, (SELECT count(*) FROM job WHERE is_single) AS jobs,
        {"(SELECT count(*) FROM live)" if self._looks_at_live else "0"} AS live,
@@ -100,22 +99,33 @@ SELECT NULL AS measure, NULL::int8 AS n, NULL::numeric AS total, NULL::int8 AS c
        {nulls}, NULL::bytea AS buckets, NULL::bytea AS counts
 UNION ALL
 SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}, NULL, NULL FROM summed
-{self._spread(comma) if self._percentiles else ""}
+{f"UNION ALL SELECT '{SPREAD}'{', NULL' * 8}{comma}, {sent} FROM spread" if self._percentiles else ""}
 """)
 
-    def _spread(self, comma: str) -> str:
-        """What percentiles are told from: buckets as they stand in tallies, and those of single jobs."""
-        head = f"SELECT '{SPREAD}'{', NULL' * 8}{comma}"
-        groups = f"GROUP BY {comma[2:]}" if comma else "HAVING count(*) > 0"
-        return f"""
-UNION ALL
-{head}, array_send(buckets), array_send(counts) FROM kept
-WHERE buckets IS NOT NULL AND (SELECT count(*) FROM kept) <= {self.most_tallies}
-UNION ALL
-{head}, array_send(array_agg(bucket ORDER BY bucket)), array_send(array_agg(n ORDER BY bucket)) FROM (
-    SELECT {bucket_of("size")} AS bucket, count(*)::int4 AS n{comma} FROM told WHERE measure = {self._of}
-    GROUP BY 1{comma}
-) AS each {groups}"""
+    def _spreads(self, columns: str) -> str:
+        """What percentiles are told from: of each group its buckets, of tallies and of single jobs, put together."""
+        comma = f", {columns}" if columns else ""
+        grouped = f"GROUP BY {columns}" if columns else "HAVING count(*) > 0"
+        return f""", parts AS MATERIALIZED (
+    SELECT count(*) OVER ({f"PARTITION BY {columns}" if columns else ""}) AS parts, * FROM (
+        SELECT buckets, counts{comma} FROM kept
+        WHERE buckets IS NOT NULL AND (SELECT count(*) FROM kept) <= {self.most_tallies}
+        UNION ALL
+        SELECT array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket){comma} FROM (
+            SELECT {bucket_of("size")} AS bucket, count(*)::int4 AS n{comma} FROM told WHERE measure = {self._of}
+            GROUP BY 1{comma}
+        ) AS single {grouped}
+    ) AS each
+), spread AS (
+    SELECT buckets, counts{comma} FROM parts WHERE parts = 1
+    UNION ALL
+    SELECT array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket){comma} FROM (
+        -- Of more jobs in one bucket it does not matter any more how many they are.
+        SELECT bucket, least(sum(count), 2147483647)::int4 AS n{comma}
+        FROM parts CROSS JOIN LATERAL unnest(buckets, counts) AS met (bucket, count) WHERE parts > 1
+        GROUP BY bucket{comma}
+    ) AS together {grouped}
+)"""
 
     def _is_asked(self, measure: str) -> str:
         asked = f"{measure} = ANY ({self._values.place(sorted(self._names))}::text[])"
@@ -124,7 +134,7 @@ UNION ALL
     def _mine(self, table: str) -> str:
         """Whose jobs are asked about."""
         if self._tenant_id is None:
-            return "true"
+            return f"series.tenant_id {self._owner} '{ALL_TENANTS}'" if table == "series" else "true"
         return f"{table}.tenant_id = {self._values.place(self._tenant_id)}::uuid"
 
     def _start(self, moment: str) -> str:
@@ -167,11 +177,11 @@ UNION ALL
         apart = {"model", "provider"} & set(self._grouped) or wanted.models or wanted.providers
         shape = "NULL::int2[] AS buckets, NULL::int4[] AS counts"
         if self._percentiles:
-            told = f"{measure} = {self._of} AND series.status {'=' if self.together else '<>'} ''"
+            told = f"{measure} = {self._of} AND series.status {'=' if self._together else '<>'} ''"
             shape = ", ".join(f"CASE WHEN {told} THEN cell.{name} END AS {name}" for name in ("buckets", "counts"))
         # OFFSET 0 keeps this a look at one range of the key after the other.
         return f"""
-    SELECT series.status AS ended_as, {measure} AS measure, cell.n, cell.total, {shape}{grouped}
+    SELECT series.status AS ended_as, {measure} AS measure, cell.n, cell.sum AS total, {shape}{grouped}
            {self._start("cell.start")}
     FROM series
     CROSS JOIN unnest({places[0]}::int2[], {places[1]}::timestamptz[], {places[2]}::timestamptz[])
@@ -183,7 +193,7 @@ UNION ALL
         OFFSET 0
     ) AS cell
     WHERE {"false" if empty else "true"} AND {self._mine("series")} AND {is_asked}
-        AND series.model {"<>" if apart else "="} '' {"" if self.together else "AND series.status <> ''"}
+        AND series.model {"<>" if apart else "="} '' {"" if self._together else "AND series.status <> ''"}
         {self._filters("series")}
     LIMIT {self.most_tallies + 1}"""
 

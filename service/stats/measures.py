@@ -8,7 +8,7 @@ at most ACCURACY of itself (DDSketch: https://arxiv.org/abs/1908.10693).
 import sys
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
 from math import exp, log
 from uuid import UUID
@@ -102,15 +102,17 @@ def values_of(
     usage: bool = True,
     timings: bool = True,
     told: str = "true",
+    rough: Collection[str] = (),
 ) -> str:
     """What outcomes told: rows of `columns`, measure, the value as numeric and as float8, as SQL; the known ones only.
 
-    `sizes` are expressions by their measures; the model's own figures are there where asked for, of those for which
-    `told` holds.
+    `sizes` are expressions by their measures, of which the `rough` ones have no numeric, since to make one takes time;
+    the model's own figures are there where asked for, of those for which `told` holds.
     """
     parts = []
     if sizes:
-        rows = ", ".join(f"('{name}', ({size})::numeric, {_as_float(name, size)})" for name, size in sizes.items())
+        exact = {name: "NULL" if name in rough else f"({size})" for name, size in sizes.items()}
+        rows = ", ".join(f"('{name}', {exact[name]}::numeric, {_as_float(name, sizes[name])})" for name in sizes)
         parts.append(f"(VALUES {rows}) AS each (measure, exact, size)")
     for prefix, column in ((USAGE, "usage"),) * usage + ((MODEL_TIMINGS, "model_timings"),) * timings:
         parts.append(

@@ -80,11 +80,15 @@ class Statement:
 WITH kept AS MATERIALIZED ({self._kept()}),
 waiting AS MATERIALIZED ({self._waiting()}),
 job AS MATERIALIZED ({self._jobs()}),
-told AS MATERIALIZED ({self._told()}),
+told AS MATERIALIZED (
+    SELECT ended_as, measure, bucket, count(*)::int4 AS n, sum(exact) AS total{comma}
+    FROM (SELECT *, {bucket_of("size")} AS bucket FROM ({self._told()}) AS single) AS single
+    WHERE {self._is_asked("measure")} GROUP BY ended_as, measure, bucket{comma}
+),
 live AS MATERIALIZED ({self._living()}),
 cell AS (
     SELECT ended_as, measure, n, total{comma} FROM kept WHERE ended_as <> ''
-    UNION ALL SELECT ended_as, measure, 1, exact{comma} FROM told WHERE {self._is_asked("measure")}
+    UNION ALL SELECT ended_as, measure, n, total{comma} FROM told
     UNION ALL SELECT ended_as, '{LIVE_JOBS}', 1, NULL{comma} FROM live
 ), summed AS (
     SELECT measure{comma}, sum(n)::int8 AS n, sum(total) AS total,
@@ -112,8 +116,7 @@ SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}, NULL
         WHERE buckets IS NOT NULL AND (SELECT count(*) FROM kept) <= {self.most_tallies}
         UNION ALL
         SELECT array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket){comma} FROM (
-            SELECT {bucket_of("size")} AS bucket, count(*)::int4 AS n{comma} FROM told WHERE measure = {self._of}
-            GROUP BY 1{comma}
+            SELECT bucket, sum(n)::int4 AS n{comma} FROM told WHERE measure = {self._of} GROUP BY bucket{comma}
         ) AS single {grouped}
     ) AS each
 ), spread AS (
@@ -122,7 +125,7 @@ SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}, NULL
     SELECT array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket){comma} FROM (
         -- Of more jobs in one bucket it does not matter any more how many they are.
         SELECT bucket, least(sum(count), 2147483647)::int4 AS n{comma}
-        FROM parts CROSS JOIN LATERAL unnest(buckets, counts) AS met (bucket, count) WHERE parts > 1
+        FROM (SELECT unnest(buckets) AS bucket, unnest(counts) AS count{comma} FROM parts WHERE parts > 1) AS met
         GROUP BY bucket{comma}
     ) AS together {grouped}
 )"""
@@ -251,7 +254,8 @@ SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}, NULL
         if COST in self._names:
             sizes[COST] = f"coalesce(job.cost, {cost_of('job')})"
         columns = f"job.status AS ended_as{grouped}{self._start('job.created_at')}"
-        return values_of("job", columns, sizes, usage=self._usage, timings=self._timings)
+        rough = () if "mean" in self._question.measures else sizes.keys() - {COST}
+        return values_of("job", columns, sizes, usage=self._usage, timings=self._timings, rough=rough)
 
     @property
     def _looks_at_live(self) -> bool:

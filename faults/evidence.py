@@ -24,12 +24,17 @@ TABLES = {
     "artifacts": "SELECT job_id, kind, index, source_url, sha256, file_size, copy_error FROM artifacts",
     "blobs": "SELECT sha256, size FROM blobs",
     "copies": "SELECT job_id, kind, index, tries FROM copies",
-    # In one statement, because counting goes on: of each status how many jobs ended, wait to be counted, and are.
+    # In one statement, because counting goes on: of each status how many jobs ended, wait to be counted, and are, for
+    # their tenants and for all tenants together.
     "figures": "SELECT outcomes.status, count(*) AS ended, count(uncounted.job_id) AS waiting,"
-    " (SELECT coalesce(sum(n), 0)::int8 FROM tallies JOIN series ON series.id = series_id WHERE grain = 0"
-    " AND series.tenant_id = '00000000-0000-0000-0000-000000000000'"
-    " AND measure = 'total_seconds' AND model <> '' AND series.status = outcomes.status) AS counted"
-    " FROM outcomes LEFT JOIN uncounted ON uncounted.job_id = outcomes.job_id AND part = 'end' GROUP BY 1",
+    " counted.jobs AS counted, counted.together"
+    " FROM outcomes LEFT JOIN uncounted ON uncounted.job_id = outcomes.job_id AND part = 'end'"
+    " CROSS JOIN LATERAL (SELECT coalesce(sum(n) FILTER (WHERE tenant_id <> nil), 0)::int8 AS jobs,"
+    " coalesce(sum(n) FILTER (WHERE tenant_id = nil), 0)::int8 AS together"
+    " FROM tallies JOIN series ON series.id = series_id,"
+    " (VALUES ('00000000-0000-0000-0000-000000000000'::uuid)) AS of_all (nil)"
+    " WHERE grain = 0 AND measure = 'total_seconds' AND model <> '' AND series.status = outcomes.status) AS counted"
+    " GROUP BY 1, 4, 5",
     "events": "SELECT job_id, event, status, attempt FROM job_events ORDER BY id",
 }
 READERS = 6

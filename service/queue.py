@@ -240,7 +240,7 @@ class Publisher:
 class RedisPublisher(Publisher):
     """The same for Redis, with what kept messages become on the wire, over one connection of kombu's pool.
 
-    Kombu encodes each message anew and makes a client for it, which takes five times as long as to send it.
+    Kombu encodes each message anew and makes a client for it, which takes four times as long as to send it.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -249,7 +249,7 @@ class RedisPublisher(Publisher):
         self._connection: Any = None
 
     def __call__(self, name: TaskName) -> None:
-        """Raises RedisError, or what kombu raises where the broker is away at the first message."""
+        """Raises RedisError, or what kombu makes of it."""
         if self._connection is None:
             self._channel = self._app.connection_for_write().channel()
             self._connection = self._channel.client.connection_pool.get_connection()
@@ -264,7 +264,7 @@ class RedisPublisher(Publisher):
         self._connection.send_packed_command(packed)
         self._connection.read_response()
 
-    def _make(self, name: TaskName) -> Any:
+    def _make(self, name: TaskName) -> Sequence[bytes]:
         message = super()._make(name)
         content_type, encoding, body = serialization.dumps(message.body, serializer="json")
         prepared = self._channel.prepare_message(
@@ -276,7 +276,10 @@ class RedisPublisher(Publisher):
         )
         encoded = Encoded()
         self._channel.basic_publish(prepared, exchange="", routing_key=QUEUE, _publish_batch=encoded)
-        return self._connection.pack_commands(encoded.commands)
+        # One answer is read for it.
+        [command] = encoded.commands
+        packed: Sequence[bytes] = self._connection.pack_command(*command)
+        return packed
 
 
 class Encoded:

@@ -3,14 +3,17 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from time import monotonic
 from typing import Any
 
 import pytest
 from redis import Redis
+from redis.exceptions import ResponseError
 
 from service import queue
 from service.queue import (
+    MESSAGE_SECONDS,
     QUEUE,
     Nudger,
     Publisher,
@@ -152,6 +155,8 @@ def test_a_nudge_reaches_the_broker(settings: Settings, broker: Redis) -> None:
 def without_what_differs(message: Any) -> Any:
     """A message without what no two have in common, and how lasting kombu's producer wants it, which Redis ignores."""
     told = json.loads(message)
+    left = datetime.fromisoformat(told["headers"]["expires"]) - datetime.now(UTC)
+    assert MESSAGE_SECONDS - 60 < left.total_seconds() <= MESSAGE_SECONDS
     for name in ("id", "root_id", "expires"):
         del told["headers"][name]
     for name in ("correlation_id", "delivery_tag"):
@@ -177,6 +182,16 @@ def test_a_broker_that_hung_up_gets_the_next_nudge(settings: Settings, broker: R
     broker.client_kill_filter(_type="normal", skipme=True)
     publish(TaskName.SUBMIT)
     assert broker.llen(QUEUE) == 2
+
+
+def test_a_broker_that_refuses_a_nudge_gets_the_next(settings: Settings, broker: Redis) -> None:
+    publish = RedisPublisher(settings)
+    broker.set(QUEUE, "no list")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        publish(TaskName.SUBMIT)
+    broker.delete(QUEUE)
+    publish(TaskName.SUBMIT)
+    assert broker.llen(QUEUE) == 1
 
 
 def test_a_message_is_made_anew_before_it_expires(

@@ -147,9 +147,9 @@ def counted_otherwise(evidence: Evidence) -> Finding:
     figures = evidence.rows["figures"]
     waiting = sum(row["waiting"] for row in figures)
     wrong = (
-        f"{row['ended']} {row['status']}, {row['counted']} counted, {row['waiting']} waiting"
+        f"{row['ended']} {row['status']}, {row['counted']} and {row['together']} counted, {row['waiting']} waiting"
         for row in figures
-        if row["counted"] + row["waiting"] != row["ended"]
+        if not row["counted"] == row["together"] == row["ended"] - row["waiting"]
     )
     counted = sum(row["counted"] for row in figures)
     return finding("ended jobs not counted once in the figures", wrong, counted, f"{waiting} wait for it")

@@ -25,9 +25,9 @@ SELECT DISTINCT '{ALL_TENANTS}'::uuid, measure, model, provider, status FROM ser
 WHERE measure IN ('total_seconds', 'cost')
 """
 
-# One series after the other, so that each is put together in memory.
+# One series after the other: all at once would be sorted on disk.
 TALLIES = """
-INSERT INTO tallies (series_id, grain, start, n, total, buckets, counts)
+INSERT INTO tallies (series_id, grain, start, n, sum, buckets, counts)
 SELECT together.id, made.* FROM series AS together CROSS JOIN LATERAL (
     WITH part AS MATERIALIZED (
         SELECT tallies.* FROM series JOIN tallies ON tallies.series_id = series.id
@@ -36,12 +36,12 @@ SELECT together.id, made.* FROM series AS together CROSS JOIN LATERAL (
     ), spread AS (
         SELECT grain, start, array_agg(bucket ORDER BY bucket) AS buckets, array_agg(count ORDER BY bucket) AS counts
         FROM (
-            SELECT grain, start, bucket, sum(count)::int4 AS count
+            SELECT grain, start, bucket, least(sum(count), 2147483647)::int4 AS count
             FROM part CROSS JOIN LATERAL unnest(buckets, counts) AS met (bucket, count) GROUP BY grain, start, bucket
         ) AS each GROUP BY grain, start
     )
-    SELECT grain, start, whole.n, whole.total, spread.buckets, spread.counts
-    FROM (SELECT grain, start, sum(n) AS n, sum(total) AS total FROM part GROUP BY grain, start) AS whole
+    SELECT grain, start, whole.n, whole.sum, spread.buckets, spread.counts
+    FROM (SELECT grain, start, sum(n) AS n, sum(sum) AS sum FROM part GROUP BY grain, start) AS whole
     JOIN spread USING (grain, start)
 ) AS made
 WHERE {those}
@@ -66,13 +66,16 @@ def rename(old: str, new: str) -> None:
 
 
 def upgrade() -> None:
-    op.execute(f"SELECT pg_advisory_xact_lock({TURN})")
+    # A counter may have its turn for minutes.
+    op.execute(f"SELECT set_config('lock_timeout', '0', true), pg_advisory_xact_lock({TURN})")
+    op.execute("SET LOCAL lock_timeout = '10s'")
+    # Under its new name no worker of the version before finds it: what that counted would be missing in these series.
+    # First, as it is what may have to wait.
+    rename("total", "sum")
     op.execute(STATUSES)
     op.execute(TALLIES.format(alike=OF_A_TENANT, those="together.status = ''"))
     op.execute(TENANTS)
     op.execute(TALLIES.format(alike=OF_A_STATUS, those=f"together.tenant_id = '{ALL_TENANTS}'"))
-    # Under its new name no worker of the version before finds it: what that counted would be missing in these series.
-    rename("total", "sum")
 
 
 def downgrade() -> None:

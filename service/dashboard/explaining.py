@@ -37,6 +37,8 @@ class Facts:
     shows_words: bool
     # Of its model at work, where it goes to a GPU of one's own.
     gpu_workers: int | None = None
+    # Something was heard of it after its end.
+    heard_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +189,8 @@ def _next_ended(facts: Facts) -> Iterator[str | Markup]:
     if job["retried_as"] is not None:
         yield _words('It was retried as <a href="/dashboard/jobs/{id}">{id}</a>.', id=str(job["retried_as"]))
     elif job["status"] != Status.COMPLETED:
+        if facts.heard_late:
+            yield "Something was heard of it after its end, perhaps its result: see the evidence before you retry it."
         yield (
             "It can be retried once, as a new job."
             if job["input"]

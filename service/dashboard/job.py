@@ -101,6 +101,7 @@ class _Account:
             source=None if live else await reads.ended_by(self._db, self._id),
             shows_words=self._viewer.may_see_payloads,
             copies=0 if live else await reads.copies_owed(self._db, self._id),
+            heard_late=not live and await reads.heard_late(self._db, self._id),
             gpu_workers=await self._gpu_workers() if row["status"] == Status.SUBMITTED else None,
         )
         return {"row": row, "told": explained(facts), "actions": self._actions()}

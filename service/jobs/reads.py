@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from service.db import Compiled, Database, Row, Snapshot
 from service.errors import Gone
 from service.jobs.filters import PHASES
-from service.jobs.lifecycle import WAITING, Duty
+from service.jobs.lifecycle import WAITING, Duty, Verdict
 from service.models import artifacts, attempts, holds, jobs, live_jobs, outcomes, removals, reports, results, runs
 
 # What the column holds.
@@ -260,6 +260,15 @@ async def ended_by(db: Database, job_id: UUID) -> str | None:
     """How the news came that ended a job."""
     row = await db.fetchrow("SELECT source FROM outcomes WHERE job_id = $1", job_id)
     return str(row["source"]) if row else None
+
+
+async def heard_late(db: Database, job_id: UUID) -> bool:
+    """Whether something was heard of a job after it had ended by something else."""
+    late = (Verdict.LATE.value, Verdict.CONFLICT.value)
+    found = await db.fetchrow(
+        "SELECT FROM reports WHERE job_id = $1 AND verdict = ANY ($2::text[]) LIMIT 1", job_id, late
+    )
+    return found is not None
 
 
 async def copies_owed(db: Database, job_id: UUID) -> int:

@@ -15,7 +15,7 @@ from service.jobs import lists
 from service.jobs.filters import USAGE, JobFilter
 from service.stats.measures import COST, TOTAL, Spread
 from service.stats.questions import PERCENTILES, TIMES, Question
-from service.stats.statements import LIVE_JOBS, MOST_JOBS, MOST_LIVE, MOST_UNCOUNTED, SPREAD, Statement
+from service.stats.statements import LIVE_JOBS, MOST_JOBS, MOST_LIVE, MOST_SPREAD, MOST_UNCOUNTED, SPREAD, Statement
 
 # Statements that may search for the jobs that filters mean.
 MOST_SEARCHES = 4
@@ -62,17 +62,17 @@ async def answer(db: Database, tenant_id: UUID | None, question: Question) -> An
         rows = await snapshot.fetch(sql, *values)
         currency = await snapshot.fetchrow("SELECT currency FROM prices LIMIT 1")
     head, rows = rows[0], rows[1:]
-    if head["tallies"] > statement.most_tallies:
-        words = "ask for a shorter time, in full days, for one model, or without percentiles."
-        raise TooMuch(f"More than {statement.most_tallies:,} figures would have to be put together: {words}")
+    for found, most in ((head["tallies"], statement.most_tallies), (head["spreads"], MOST_SPREAD)):
+        if found > most:
+            words = "ask for a shorter time, in full days, for one model, or without percentiles."
+            raise TooMuch(f"More than {most:,} figures would have to be put together: {words}")
     if head["jobs"] > MOST_JOBS:
         words = "at most that many are looked at one by one: begin and end at full hours, such as 2026-01-31T13:00:00Z."
         raise TooMuch(f"More than {MOST_JOBS:,} jobs are in the parts of an hour at the ends of this time; {words}")
     if head["live"] > MOST_LIVE:
         words = "ask for status=completed,failed,cancelled, or group by status alone."
         raise TooMuch(f"More than {MOST_LIVE:,} jobs have not ended yet, which are counted one by one: {words}")
-    found = _Cells(question, rows)
-    groups = await asyncio.to_thread(found.groups) if len(rows) > LONG else found.groups()
+    groups = await asyncio.to_thread(_grouped, question, rows) if len(rows) > LONG else _grouped(question, rows)
     return Answer(groups, currency["currency"] if currency else None, head["uncounted"] <= MOST_UNCOUNTED)
 
 
@@ -93,6 +93,10 @@ async def _everybody(snapshot: Snapshot) -> list[UUID]:
     if len(rows) > lists.MOST_OWNERS:
         raise TooMuch(f"These filters are looked up for {lists.MOST_OWNERS} tenants at most: name one.")
     return [row["id"] for row in rows]
+
+
+def _grouped(question: Question, rows: Sequence[Row]) -> list[Group]:
+    return _Cells(question, rows).groups()
 
 
 class _Cells:

@@ -11,7 +11,7 @@ from uuid import UUID
 from service.db import Database, Row
 from service.jobs.endings import between
 from service.jobs.filters import PHASES
-from service.stats.measures import ALL_TENANTS, COST, ERRORS, OF_ALL_TENANTS, TOTAL, bucket_of, values_of
+from service.stats.measures import ALL_TENANTS, COST, ERRORS, OF_ALL_TENANTS, TOTAL, bucket_of, clipped, values_of
 from service.stats.prices import cost_of
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ WITH asked AS (
     ) AS stands
 ), spread AS (
     -- Beside the buckets there is a row without one, which has the total.
-    SELECT series_id, grain, start, bucket, sum(n)::int4 AS n, sum(total) AS total FROM (
+    SELECT series_id, grain, start, bucket, {clipped("sum(n)")} AS n, sum(total) AS total FROM (
         SELECT * FROM added_up
         UNION ALL SELECT series_id, grain, start, unnest(buckets), unnest(counts), NULL FROM before
         UNION ALL SELECT series_id, grain, start, NULL, NULL, sum FROM before

@@ -47,6 +47,11 @@ def bucket_of(value: str) -> str:
     )
 
 
+def clipped(count: str) -> str:
+    """As int4, as SQL: of more jobs in one bucket it does not matter any more how many they are."""
+    return f"(CASE WHEN {count} > {2**31 - 1} THEN {2**31 - 1} ELSE {count} END)::int4"
+
+
 def middle_of(bucket: int) -> float:
     """What stands for the values of a bucket: none of them is further from it than ACCURACY."""
     if bucket == 0:

@@ -11,7 +11,7 @@ from service.jobs.cursors import first_id, last_id
 from service.jobs.filters import MODEL_TIMINGS, PHASES, USAGE
 from service.jobs.lifecycle import ENDED, LIVE, Status
 from service.jobs.walks import Values
-from service.stats.measures import ALL_TENANTS, COST, ERRORS, OF_ALL_TENANTS, TOTAL, bucket_of, values_of
+from service.stats.measures import ALL_TENANTS, COST, ERRORS, OF_ALL_TENANTS, TOTAL, bucket_of, clipped, values_of
 from service.stats.prices import cost_of
 from service.stats.questions import GROUPS, PERCENTILES, TIMES, Question
 from service.stats.spans import Grain, spans
@@ -64,7 +64,7 @@ class Statement:
         self._live = (
             "count" in asked and not question.wanted.error_types and (not statuses or any(s in LIVE for s in statuses))
         )
-        # Together few of them have buckets.
+        # Together as few as one in four has buckets.
         self.most_tallies = MOST_SPREAD if self._percentiles and not self._together else MOST_TALLIES
         coarsest = TIMES[question.time] if question.time else Grain.MONTH
         self._spans = spans(question.wanted.created_after, question.wanted.created_before, coarsest)
@@ -97,13 +97,14 @@ cell AS (
     FROM cell GROUP BY measure{comma}
 ){self._spreads(columns) if self._percentiles else ""}
 SELECT NULL AS measure, NULL::int8 AS n, NULL::numeric AS total, NULL::int8 AS completed, NULL::int8 AS failed,
-       (SELECT count(*) FROM kept) AS tallies, (SELECT count(*) FROM job WHERE is_single) AS jobs,
+       (SELECT count(*) FROM kept) AS tallies,
+       (SELECT count(buckets) FROM kept) AS spreads, (SELECT count(*) FROM job WHERE is_single) AS jobs,
        {"(SELECT count(*) FROM live)" if self._looks_at_live else "0"} AS live,
        (SELECT count(*) FROM waiting) AS uncounted
        {nulls}, NULL::bytea AS buckets, NULL::bytea AS counts
 UNION ALL
-SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}, NULL, NULL FROM summed
-{f"UNION ALL SELECT '{SPREAD}'{', NULL' * 8}{comma}, {sent} FROM spread" if self._percentiles else ""}
+SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL, NULL{comma}, NULL, NULL FROM summed
+{f"UNION ALL SELECT '{SPREAD}'{', NULL' * 9}{comma}, {sent} FROM spread" if self._percentiles else ""}
 """)
 
     def _spreads(self, columns: str) -> str:
@@ -113,7 +114,7 @@ SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}, NULL
         return f""", parts AS MATERIALIZED (
     SELECT count(*) OVER ({f"PARTITION BY {columns}" if columns else ""}) AS parts, * FROM (
         SELECT buckets, counts{comma} FROM kept
-        WHERE buckets IS NOT NULL AND (SELECT count(*) FROM kept) <= {self.most_tallies}
+        WHERE buckets IS NOT NULL AND (SELECT count(buckets) FROM kept) <= {MOST_SPREAD}
         UNION ALL
         SELECT array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket){comma} FROM (
             SELECT bucket, sum(n)::int4 AS n{comma} FROM told WHERE measure = {self._of} GROUP BY bucket{comma}
@@ -123,8 +124,7 @@ SELECT measure, n, total, completed, failed, NULL, NULL, NULL, NULL{comma}, NULL
     SELECT buckets, counts{comma} FROM parts WHERE parts = 1
     UNION ALL
     SELECT array_agg(bucket ORDER BY bucket), array_agg(n ORDER BY bucket){comma} FROM (
-        -- Of more jobs in one bucket it does not matter any more how many they are.
-        SELECT bucket, least(sum(count), 2147483647)::int4 AS n{comma}
+        SELECT bucket, {clipped("sum(count)")} AS n{comma}
         FROM (SELECT unnest(buckets) AS bucket, unnest(counts) AS count{comma} FROM parts WHERE parts > 1) AS met
         GROUP BY bucket{comma}
     ) AS together {grouped}

@@ -90,6 +90,18 @@ async def test_a_job_that_no_gpu_worker_can_take_says_so(
         assert "gpu has accepted it and has it" in told
 
 
+async def test_a_result_that_came_too_late_is_told_of_before_a_retry(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    words = "see the evidence before you retry it"
+    claim = await making.ended(context.db, tenant, making.failed())
+    async with signed_in(api, key_of(client)) as person:
+        assert words not in part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "state")
+        said = making.heard()
+        await operations.end(context, claim.job_id, claim.attempt, making.MODEL, making.completed(), said)
+        assert words in part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "state")
+
+
 async def test_an_attempt_that_was_paid_for_beside_the_job_has_its_cost(
     api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
 ) -> None:

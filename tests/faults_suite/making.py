@@ -98,7 +98,9 @@ def good(jobs: int = 3) -> Evidence:
             ],
             "blobs": [{"sha256": SHA, "size": 5}],
             "copies": [],
-            "figures": [{"status": "completed", "ended": jobs, "waiting": 1, "counted": jobs - 1}],
+            "figures": [
+                {"status": "completed", "ended": jobs, "waiting": 1, "counted": jobs - 1, "together": jobs - 1},
+            ],
             "events": [
                 {"job_id": job_id(number), "event": event, "status": status, "attempt": 1}
                 for number in numbers

@@ -124,12 +124,14 @@ def test_progress_is_on_the_job_while_it_runs_and_a_cancel_stops_it(client: Driv
     assert ended(client)["status"] == "completed"  # The same process takes the next.
 
 
-def test_those_behind_have_a_place_in_the_queue(client: Driver, worker: Worker) -> None:
-    first = submit(client, prompt="wait 100")
+def test_those_behind_have_a_place_in_the_queue(client: Driver, worker: Worker, tmp_path: Path) -> None:
+    over = tmp_path / "over"
+    first = submit(client, prompt=f"until {over}")
     client.reaches(first, "in_progress")
     second, third = submit(client), submit(client)
-    eventually(lambda: client.job(third)["queue_position"] == 1, within=10, every=0.05)
+    eventually(lambda: client.job(third)["queue_position"] == 1, within=30, every=0.05)
     assert client.job(second)["queue_position"] == 0
+    over.touch()
     assert [client.ended(each)["status"] for each in (first, second, third)] == ["completed"] * 3
 
 

@@ -29,6 +29,7 @@ from service.jobs import reads
 from service.jobs.lifecycle import LIVE, AttemptState, Status
 from service.jobs.logs import LEVELS, WORDS
 from service.jobs.pauses import pauses
+from service.jobs.routing import GPU
 from service.jobs.runs import workers
 
 # A page of evidence; polls of days may have gathered thousands.
@@ -107,7 +108,7 @@ class _Account:
         return {"row": row, "told": explained(facts), "actions": self._actions()}
 
     async def _gpu_workers(self) -> int | None:
-        if self._row["provider"] != "gpu":
+        if self._row["provider"] != GPU:
             return None
         return next((each["workers"] for each in await workers(self._db) if each["model"] == self._row["model"]), 0)
 

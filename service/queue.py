@@ -9,7 +9,7 @@ import heapq
 import threading
 from collections.abc import Callable, Sequence
 from enum import StrEnum
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any, Self
 from uuid import uuid4
 
@@ -17,6 +17,7 @@ import structlog
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue, serialization
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
 
 from service.settings import Settings
 
@@ -26,7 +27,6 @@ QUEUE = "roundtrip"
 
 # A nudge that nobody took for so long has been made up for by sweeps. Minutes, because clocks differ.
 MESSAGE_SECONDS = 600.0
-
 
 RETRY_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
@@ -109,23 +109,31 @@ def forgets_what_is_taken(broker_url: str) -> bool:
 
 
 class Nudger:
-    """Publishes nudges from a thread of its own, so that no request waits for the broker.
+    """Publishes nudges so that no request waits for the broker: at once where `at_once` can, else from a thread.
 
     While one message is on its way, any number of further nudges become one. A broker that is away is
     noted once; the sweep finds the work.
     """
 
-    # No more than one message of a kind in this time, however many jobs come.
-    SHORTEST_INTERVAL = 0.02
+    # Messages of a kind are this far apart on the average, however many jobs come; a few may come together.
+    INTERVAL = 0.02
+    MOST_TOGETHER = 10
 
     # Later ones beyond these are left to the sweep.
     MOST_LATER = 1_000
 
-    def __init__(self, publish: Callable[[TaskName], None]) -> None:
+    def __init__(
+        self, publish: Callable[[TaskName], None], at_once: Callable[[TaskName], bool] = lambda _: False
+    ) -> None:
+        """`at_once` sends without waiting, or says that it cannot; never while `publish` does. Both may raise."""
         self._publish = publish
+        self._at_once = at_once
         self._now: set[TaskName] = set()
         self._later: list[tuple[float, TaskName]] = []
         self._changed = threading.Condition()
+        # Each message moves it on by an interval, at least from now.
+        self._used_until = 0.0
+        self._publishing = False
         self._closing = False
         self._away = False
         self._thread = threading.Thread(target=self._run, name="nudger", daemon=True)
@@ -134,15 +142,17 @@ class Nudger:
     def nudge(self, name: TaskName, after: float = 0.0) -> None:
         """Publish soon, or `after` seconds. Returns at once."""
         with self._changed:
-            if after <= 0:
+            if after > 0:
+                if len(self._later) < self.MOST_LATER:
+                    heapq.heappush(self._later, (monotonic() + after, name))
+                    self._changed.notify()
+            elif name not in self._now and not self._sent_at_once(name):
                 self._now.add(name)
-            elif len(self._later) < self.MOST_LATER:
-                heapq.heappush(self._later, (monotonic() + after, name))
-            self._changed.notify()
+                self._changed.notify()
 
     @property
     def is_away(self) -> bool:
-        """Whether the last message could not be published."""
+        """Whether the last message that was answered could not be published."""
         return self._away
 
     def close(self) -> None:
@@ -152,33 +162,57 @@ class Nudger:
             self._changed.notify()
         self._thread.join(timeout=10)
 
+    def _sent_at_once(self, name: TaskName) -> bool:
+        if self._now or self._publishing or self._closing or self._full_for() > 0:
+            return False
+        try:
+            sent = self._at_once(name)
+        except Exception as error:
+            self._failed(error)
+            return False
+        if sent:
+            self._use()
+        return sent
+
     def _run(self) -> None:
         while names := self._due():
-            again = monotonic() + self.SHORTEST_INTERVAL
             for name in names:
-                self._send(name)
-            sleep(max(0.0, again - monotonic()))
+                try:
+                    self._publish(name)
+                except Exception as error:  # kombu raises each transport's own classes
+                    self._failed(error)
+                else:
+                    self._away = False
 
     def _due(self) -> set[TaskName]:
-        """Wait until something is due; nothing when it is time to end."""
+        """Wait until something is due and there is room; nothing when it is time to end."""
         with self._changed:
+            self._publishing = False
             while True:
-                names, self._now = self._now, set()
                 while self._later and self._later[0][0] <= monotonic():
-                    names.add(heapq.heappop(self._later)[1])
-                if names or self._closing:
+                    self._now.add(heapq.heappop(self._later)[1])
+                full_for = self._full_for()
+                if self._closing or (self._now and full_for <= 0):
+                    self._use()
+                    self._publishing = True
+                    names, self._now = self._now, set()
                     return names
-                self._changed.wait(self._later[0][0] - monotonic() if self._later else None)
+                if self._now:
+                    self._changed.wait(full_for)
+                else:
+                    self._changed.wait(self._later[0][0] - monotonic() if self._later else None)
 
-    def _send(self, name: TaskName) -> None:
-        try:
-            self._publish(name)
-        except Exception as error:  # kombu raises each transport's own classes
-            if not self._away:
-                log.warning("the broker is away; the sweep will find the work", error=repr(error))
-            self._away = True
-        else:
-            self._away = False
+    def _full_for(self) -> float:
+        """In how many seconds there is room for a message; none or fewer if there is now."""
+        return self._used_until - monotonic() - (self.MOST_TOGETHER - 1) * self.INTERVAL
+
+    def _use(self) -> None:
+        self._used_until = max(self._used_until, monotonic()) + self.INTERVAL
+
+    def _failed(self, error: Exception) -> None:
+        if not self._away:
+            log.warning("the broker is away; the sweep will find the work", error=repr(error))
+        self._away = True
 
 
 def publishing(broker_url: str) -> dict[str, Any]:
@@ -225,11 +259,13 @@ class Publisher:
 
     def _message(self, name: TaskName) -> Any:
         """For as long as it is kept it has the same ID, which nobody asks for."""
-        made, message = self._messages.get(name, (float("-inf"), None))
-        if monotonic() - made > KEPT_SECONDS:
-            message = self._make(name)
-            self._messages[name] = monotonic(), message
-        return message
+        if self._is_stale(name):
+            self._messages[name] = monotonic(), self._make(name)
+        return self._messages[name][1]
+
+    def _is_stale(self, name: TaskName) -> bool:
+        made, _ = self._messages.get(name, (float("-inf"), None))
+        return monotonic() - made > KEPT_SECONDS
 
     def _make(self, name: TaskName) -> Any:
         return self._app.amqp.create_task_message(
@@ -247,6 +283,9 @@ class RedisPublisher(Publisher):
         super().__init__(settings)
         self._channel: Any = None
         self._connection: Any = None
+        self._is_open = False
+        # Whether the last message's answer is still to be read.
+        self._is_owed = False
 
     def __call__(self, name: TaskName) -> None:
         """Raises RedisError, or what kombu makes of it."""
@@ -259,10 +298,42 @@ class RedisPublisher(Publisher):
             self._send(packed)
         except RedisConnectionError:
             self._send(packed)
+        self._is_open = True
+
+    def at_once(self, name: TaskName) -> bool:
+        """Send without waiting for an answer, which is read before the next message.
+
+        False, and nothing is sent, where that would mean to connect, to wait, to ask whether the broker is still there,
+        or to make a message. Raises RedisError where the last one was refused; this one is not sent then.
+        """
+        if not self._is_open or self._is_stale(name) or monotonic() > self._connection.next_health_check:
+            return False
+        try:
+            if self._is_owed and not self._connection.can_read():
+                return False
+            self._read_owed()
+            # There is nothing to read now, but that the broker has hung up.
+            if self._connection.can_read():
+                return False
+            self._connection.send_packed_command(self._message(name), check_health=False)
+        except RedisError as error:
+            self._is_open = self._is_owed = False
+            if isinstance(error, RedisConnectionError):
+                return False
+            raise
+        self._is_owed = True
+        return True
 
     def _send(self, packed: Sequence[bytes]) -> None:
+        self._is_open = False
+        self._read_owed()
         self._connection.send_packed_command(packed)
         self._connection.read_response()
+
+    def _read_owed(self) -> None:
+        if self._is_owed:
+            self._is_owed = False
+            self._connection.read_response()
 
     def _make(self, name: TaskName) -> Sequence[bytes]:
         message = super()._make(name)
@@ -293,5 +364,7 @@ class Encoded:
 
 
 def open_nudger(settings: Settings) -> Nudger:
-    is_redis = settings.require_broker_url().startswith("redis")
-    return Nudger(RedisPublisher(settings) if is_redis else Publisher(settings))
+    if settings.require_broker_url().startswith("redis"):
+        publisher = RedisPublisher(settings)
+        return Nudger(publisher, publisher.at_once)
+    return Nudger(Publisher(settings))

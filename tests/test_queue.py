@@ -4,7 +4,7 @@ import json
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ from service.queue import (
     transport_options,
 )
 from service.settings import Settings
+from tests.stand_in.server import eventually
 
 
 class Gate:
@@ -127,6 +128,101 @@ def test_the_end_publishes_what_is_due_and_nothing_else() -> None:
     assert published == [TaskName.SUBMIT]
 
 
+def test_a_nudge_that_can_be_sent_at_once_is() -> None:
+    sent: list[TaskName] = []
+    published: list[TaskName] = []
+
+    def at_once(name: TaskName) -> bool:
+        sent.append(name)
+        return True
+
+    nudger = Nudger(published.append, at_once)
+    nudger.nudge(TaskName.SUBMIT)
+    assert sent == [TaskName.SUBMIT]
+    nudger.close()
+    assert published == []
+
+
+def test_a_nudge_that_cannot_be_sent_at_once_is_published() -> None:
+    published: list[TaskName] = []
+    nudger = Nudger(published.append, lambda _: False)
+    nudger.nudge(TaskName.SUBMIT)
+    nudger.close()
+    assert published == [TaskName.SUBMIT]
+
+
+def test_a_broker_that_refused_the_last_nudge_is_noted_and_this_one_is_published() -> None:
+    gate = Gate()
+
+    def refused(_: TaskName) -> bool:
+        raise ConnectionError
+
+    nudger = Nudger(gate.publish, refused)
+    nudger.nudge(TaskName.SUBMIT)
+    assert gate.entered.wait(10)
+    assert nudger.is_away
+    gate.opened.set()
+    nudger.close()
+    assert gate.published == [TaskName.SUBMIT]
+    assert not nudger.is_away
+
+
+def test_nothing_is_sent_at_once_while_the_thread_publishes() -> None:
+    gate = Gate()
+    can = False
+    sent: list[TaskName] = []
+
+    def at_once(name: TaskName) -> bool:
+        if can:
+            sent.append(name)
+        return can
+
+    nudger = Nudger(gate.publish, at_once)
+    nudger.nudge(TaskName.SUBMIT)
+    assert gate.entered.wait(10)
+    can = True
+    nudger.nudge(TaskName.COPY)
+    gate.opened.set()
+    nudger.close()
+    assert (gate.published, sent) == ([TaskName.SUBMIT, TaskName.COPY], [])
+
+
+def test_beyond_the_first_few_nudges_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Nudger, "INTERVAL", 3_600)
+    sent: list[TaskName] = []
+    published: list[TaskName] = []
+
+    def at_once(name: TaskName) -> bool:
+        sent.append(name)
+        return True
+
+    nudger = Nudger(published.append, at_once)
+    for _ in range(100):
+        nudger.nudge(TaskName.SUBMIT)
+    nudger.close()
+    assert (len(sent), published) == (Nudger.MOST_TOGETHER, [TaskName.SUBMIT])
+
+
+def test_there_is_room_for_another_nudge_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Nudger, "MOST_TOGETHER", 1)
+    came: list[float] = []
+    both = threading.Event()
+
+    def publish(_: TaskName) -> None:
+        came.append(monotonic())
+        if len(came) == 2:
+            both.set()
+
+    nudger = Nudger(publish)
+    nudger.nudge(TaskName.SUBMIT)
+    while not came:
+        sleep(0.001)
+    nudger.nudge(TaskName.SUBMIT)
+    assert both.wait(10)
+    nudger.close()
+    assert came[1] - came[0] >= Nudger.INTERVAL / 2
+
+
 def test_a_nudger_may_be_closed_twice() -> None:
     nudger = Nudger(lambda _: None)
     nudger.close()
@@ -192,6 +288,63 @@ def test_a_broker_that_refuses_a_nudge_gets_the_next(settings: Settings, broker:
     broker.delete(QUEUE)
     publish(TaskName.SUBMIT)
     assert broker.llen(QUEUE) == 1
+
+
+def test_the_first_nudge_to_redis_opens_what_the_next_is_sent_on_at_once(settings: Settings, broker: Redis) -> None:
+    publisher = RedisPublisher(settings)
+    assert not publisher.at_once(TaskName.SUBMIT)
+    assert broker.llen(QUEUE) == 0
+    publisher(TaskName.SUBMIT)
+    assert not publisher.at_once(TaskName.WATCH)  # Its message is still to be made.
+    assert publisher.at_once(TaskName.SUBMIT)
+    eventually(lambda: broker.llen(QUEUE) == 2)
+    eventually(lambda: publisher.at_once(TaskName.SUBMIT))  # The answer may be a moment behind.
+    publisher(TaskName.WATCH)
+    names = [json.loads(each)["headers"]["task"] for each in broker.lrange(QUEUE, 0, -1)]
+    assert names == [TaskName.WATCH, *[TaskName.SUBMIT] * 3]
+
+
+def test_nobody_waits_for_what_redis_answers(settings: Settings, broker: Redis) -> None:
+    publisher = RedisPublisher(settings)
+    publisher(TaskName.SUBMIT)
+    broker.client_pause(60_000, all=False)
+    assert publisher.at_once(TaskName.SUBMIT)
+    assert not publisher.at_once(TaskName.SUBMIT)
+    broker.client_unpause()
+    publisher(TaskName.SUBMIT)
+    assert broker.llen(QUEUE) == 3
+
+
+def test_a_broker_that_hung_up_is_sent_nothing_at_once(settings: Settings, broker: Redis) -> None:
+    publisher = RedisPublisher(settings)
+    publisher(TaskName.SUBMIT)
+    for _ in range(2):  # With an answer that is read, and with one that is not.
+        broker.client_kill_filter(_type="normal", skipme=True)
+        assert not publisher.at_once(TaskName.SUBMIT)
+        publisher(TaskName.SUBMIT)
+        assert publisher.at_once(TaskName.SUBMIT)
+    assert broker.llen(QUEUE) == 5
+
+
+def test_what_redis_refused_is_told_with_the_next_nudge(settings: Settings, broker: Redis) -> None:
+    publisher = RedisPublisher(settings)
+    publisher(TaskName.SUBMIT)
+    broker.set(QUEUE, "no list")
+    assert publisher.at_once(TaskName.SUBMIT)
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        eventually(lambda: publisher.at_once(TaskName.SUBMIT))
+    broker.delete(QUEUE)
+    publisher(TaskName.SUBMIT)
+    assert broker.llen(QUEUE) == 1
+
+
+def test_a_connection_that_was_long_at_rest_is_looked_at_first(settings: Settings, broker: Redis) -> None:
+    publisher = RedisPublisher(settings)
+    publisher(TaskName.SUBMIT)
+    publisher._connection.next_health_check = 0.0
+    assert not publisher.at_once(TaskName.SUBMIT)
+    publisher(TaskName.SUBMIT)
+    assert publisher.at_once(TaskName.SUBMIT)
 
 
 def test_a_message_is_made_anew_before_it_expires(

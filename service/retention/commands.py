@@ -9,10 +9,21 @@ from service.operating import with_database
 from service.retention.parts import Keep, Part
 
 DAY = 86_400.0
+# An hour, and a hundred years.
+FEWEST_DAYS, MOST_DAYS = 1 / 24, 36_500.0
 PARTS = click.Choice([part.value for part in Part])
 KEEPS = click.Choice([keep.value for keep in Keep])
 for_part = click.option("--part", required=True, type=PARTS, help="Of what; `job` is all of it.")
 for_model = click.option("--model", default="*", show_default=True, help="Of jobs of this model; *: of all others.")
+
+
+def _days(_: click.Context, __: click.Parameter, days: float) -> float:
+    if FEWEST_DAYS <= days <= MOST_DAYS:
+        return days
+    raise click.BadParameter(
+        f"{days:g} is no time that a rule may have, and means neither at once nor for good. Write 0.042 (an hour) to"
+        f" {MOST_DAYS:,.0f}; --keep all keeps a part for good, and DELETE /v1/jobs/ID removes a job at once."
+    )
 
 
 @click.group()
@@ -40,7 +51,13 @@ def list_rules(data: Path | None) -> None:
 @click.argument("tenant")
 @for_part
 @for_model
-@click.option("--days", required=True, type=click.FloatRange(1 / 24, 36_500), help="So long after a job's end.")
+@click.option(
+    "--days",
+    required=True,
+    type=float,
+    callback=_days,
+    help="So long after a job's end; 0.042, an hour, or more.",
+)
 @click.option("--keep", default=Keep.NOTHING.value, show_default=True, type=KEEPS, help="What stays then.")
 @data_option
 def set_rule(tenant: str, part: str, model: str, days: float, keep: str, data: Path | None) -> None:

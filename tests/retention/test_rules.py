@@ -223,7 +223,10 @@ async def test_the_commands(db: Database, tenant: UUID, settings: Settings) -> N
     assert "Callbacks are tried for up to 5 days" in said
     assert (await call("set", "nobody", "--part", "result", "--days", "2"))[0] == 1
     assert (await call("set", "ours", "--part", "job", "--days", "2", "--keep", "hash"))[0] == 2
-    assert (await call("set", "ours", "--part", "result", "--days", "0"))[0] == 2
+    for days in ("0", "-1", "40000", "nan"):
+        code, said = await call("set", "ours", "--part", "result", "--days", days)
+        assert code == 2
+        assert "Write 0.042 (an hour) to 36,500; --keep all keeps a part for good" in said
     code, said = await call("list")
     assert "hash" in said
     assert "2 days" in said

@@ -137,8 +137,13 @@ class _Account:
         return {"waterfall": waterfall(self._row, datetime.now(UTC)), "row": self._row}
 
     async def attempts(self) -> Mapping[str, Any]:
-        rows = await reads.attempts_of(self._db, self._id)
-        shown = [dict(row) | {"error": self._account_words(row)} for row in rows]
+        rows, given_up = await reads.attempts_of(self._db, self._id), dict[int, datetime]()
+        if any(row["state"] == AttemptState.ABANDONED for row in rows):
+            events = await reads.events_of(self._db, self._id)
+            given_up = {row["attempt"]: row["at"] for row in events if row["event"] == AttemptState.ABANDONED}
+        shown = [
+            dict(row) | {"error": self._account_words(row), "given_up_at": given_up.get(row["number"])} for row in rows
+        ]
         return {"attempts": shown, "currency": await self._currency()}
 
     async def _currency(self) -> str | None:

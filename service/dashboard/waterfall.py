@@ -1,25 +1,34 @@
 """Where a job's time went, as bars on one line of time."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from service.db import Row
+from service.jobs.lifecycle import AttemptState
 from service.jobs.phases import phases_of
+from service.jobs.routing import GPU
 
-# The figure of each phase, what people call it, and the class of its colour.
-PHASES = (
-    ("queued_seconds", "Waits here", "wait"),
-    ("submit_seconds", "Is submitted", "submit"),
-    ("provider_queue_seconds", "Waits at the provider", "wait"),
-    ("run_seconds", "Runs", "run"),
-    ("provider_seconds", "Is with the provider", "run"),
-    ("webhook_seconds", "End heard, is recorded", "submit"),
-    ("copy_seconds", "Files are copied", "after"),
-    ("callback_seconds", "Client is told", "after"),
-)
+# What people call each phase, and the class of its colour; most are named by their figure.
+PHASES = {
+    "queued_seconds": ("Waits here", "wait"),
+    "submit_seconds": ("Is submitted", "submit"),
+    "again": ("Waits here again", "wait"),
+    "doubt": ("The answer was lost", "wait"),
+    "provider_queue_seconds": ("Waits at the provider", "wait"),
+    "run_seconds": ("Runs", "run"),
+    "provider_seconds": ("Is with the provider", "run"),
+    "webhook_seconds": ("End heard, is recorded", "submit"),
+    "copy_seconds": ("Files are copied", "after"),
+    "callback_seconds": ("Client is told", "after"),
+}
+OF_GPU = {"provider_queue_seconds": "Waits for a GPU worker", "provider_seconds": "Is with GPU workers"}
 WHOLE = 1_000.0
+
+TURNED_AWAY = {AttemptState.REFUSED, AttemptState.BLOCKED}
+# After an attempt in one of these, a job that has not ended is submitted again.
+BACK = TURNED_AWAY | {AttemptState.ABANDONED, AttemptState.SUPERSEDED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,37 +53,81 @@ class Waterfall:
     model: Sequence[tuple[str, float]]
 
 
-# What a bar is made of: its seconds, and where it stands, in seconds.
-_Place = tuple[str, str, str, float | None, float, float, bool]
+# A phase, when it began and how long it took, in seconds; None: it goes on, or nobody knows.
+_Step = tuple[str, float, float | None]
 
 
 def waterfall(row: Row, now: datetime) -> Waterfall:
     phases = phases_of(row)
-    offset, places = 0.0, list[_Place]()
-    split = phases["provider_queue_seconds"] is not None and phases["run_seconds"] is not None
-    left_out = {"provider_seconds"} if split else {"provider_queue_seconds", "run_seconds"}
     ended = row["completed_at"] is not None
     so_far = max(0.0, (now - row["created_at"]).total_seconds())
     total = phases["total_seconds"] if ended and phases["total_seconds"] is not None else so_far
-    for name, words, kind in PHASES:
-        if name in left_out:
-            continue
-        taken = phases[name]
-        if name in {"copy_seconds", "callback_seconds"}:
-            if taken is not None:
-                places.append((name, words, kind, taken, total, taken, False))
-            continue
-        goes_on = not ended and taken is None
-        if goes_on:
-            places.append((name, words, kind, None, offset, max(0.0, so_far - offset), True))
-            break
-        places.append((name, words, kind, taken, offset, taken or 0.0, False))
-        offset += taken or 0.0
-    longest = max([total, *(start + length for *_, start, length, _ in places)], default=0.0) or 1.0
-    bars = [
-        Bar(name, words, kind, taken, WHOLE * start / longest, max(3.0, WHOLE * length / longest), goes_on)
-        for name, words, kind, taken, start, length, goes_on in places
-    ]
+    steps, offset = list[_Step](), 0.0
+    for name, seconds in _over(row, phases, total) if ended else _done(row, phases):
+        steps.append((name, offset, seconds))
+        offset += seconds or 0.0
+    after = [(name, total, phases[name]) for name in ("copy_seconds", "callback_seconds") if phases[name] is not None]
+    going_on = [] if ended else [(_now(row), offset, None)]
+    steps += going_on + after
+    longest = max([total, *(start + (seconds or 0.0) for _, start, seconds in steps)]) or 1.0
+    bars = []
+    for name, start, seconds in steps:
+        words, kind = PHASES[name]
+        words = OF_GPU.get(name, words) if row["provider"] == GPU else words
+        is_open = (name, start, seconds) in going_on
+        length = max(0.0, so_far - start) if is_open else seconds or 0.0
+        width = max(3.0, WHOLE * length / longest)
+        bars.append(Bar(name, words, kind, seconds, WHOLE * start / longest, width, is_open))
     own = json.loads(row["model_timings"]) if row["model_timings"] else {}
     told = [(str(name), float(value)) for name, value in own.items() if isinstance(value, int | float)]
     return Waterfall(bars, total, WHOLE * total / longest if ended and longest > total else None, told)
+
+
+def _over(row: Row, phases: Mapping[str, float | None], total: float) -> Iterator[tuple[str, float | None]]:
+    """What a job that has ended went through."""
+    state = row["attempt_state"]
+    if state is None:
+        yield "queued_seconds", total
+        return
+    yield "queued_seconds", phases["queued_seconds"]
+    yield "submit_seconds", phases["submit_seconds"]
+    if state in TURNED_AWAY:
+        # The record counts the time from any answer on for the provider's.
+        yield "again", phases["provider_seconds"]
+        return
+    if row["provider_request_id"] is not None or state == AttemptState.COMPLETED:
+        if phases["provider_queue_seconds"] is not None and phases["run_seconds"] is not None:
+            yield "provider_queue_seconds", phases["provider_queue_seconds"]
+            yield "run_seconds", phases["run_seconds"]
+        else:
+            yield "provider_seconds", phases["provider_seconds"]
+    elif state == AttemptState.SUPERSEDED:
+        yield "doubt", phases["provider_seconds"]
+    yield "webhook_seconds", phases["webhook_seconds"]
+
+
+def _done(row: Row, phases: Mapping[str, float | None]) -> Iterator[tuple[str, float | None]]:
+    """What of a job that goes on is over."""
+    if row["claimed_at"] is not None:
+        yield "queued_seconds", phases["queued_seconds"]
+        if row["attempt_state"] != AttemptState.SUBMITTING:
+            yield "submit_seconds", phases["submit_seconds"]
+        if _now(row) == "run_seconds":
+            begun = row["answered_at"] or row["claimed_at"]
+            yield "provider_queue_seconds", max(0.0, (row["started_at"] - begun).total_seconds())
+
+
+def _now(row: Row) -> str:
+    """What a job that goes on is in."""
+    state = row["attempt_state"]
+    if row["claimed_at"] is None:
+        return "queued_seconds"
+    if state == AttemptState.SUBMITTING:
+        return "submit_seconds"
+    if state in BACK:
+        return "again"
+    if state == AttemptState.AMBIGUOUS:
+        return "doubt"
+    if row["started_at"] is not None:
+        return "run_seconds"
+    return "provider_queue_seconds" if row["provider"] == GPU else "provider_seconds"

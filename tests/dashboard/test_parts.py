@@ -10,7 +10,7 @@ import pytest
 from service.context import Context
 from service.db import one_connection
 from service.gpu.queues import request_id_of
-from service.jobs import operations, runs, store
+from service.jobs import due, operations, runs, store
 from service.settings import Settings
 from service.stats.counting import count_all
 from service.stats.prices import set_price
@@ -118,6 +118,63 @@ async def test_an_attempt_that_was_paid_for_beside_the_job_has_its_cost(
         page = await person.get(f"/dashboard/jobs/{first.job_id}")
     costs = [re.findall(r"<dt>Cost</dt><dd>([^<]*)</dd>", part(page, name)) for name in ("attempts", "facts")]
     assert costs == [["0.25 USD", "0.01 USD"], ["0.01 USD"]]
+
+
+def bars(page: httpx.Response) -> list[tuple[str, str]]:
+    """Of the timeline: the words, and how long it took."""
+    found = part(page, "time")
+    words = re.findall(r'role="rowheader">([^<]*)<', found)
+    return list(zip(words, re.findall(r'class="number">([^<]*)<', found), strict=True))
+
+
+async def test_what_the_provider_did_not_take_was_never_with_it(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    claim = await making.claimed(context.db, tenant)
+    await store.record_answers(context.db, [making.refused(claim, delay=60.0)])
+    async with signed_in(api, key_of(client)) as person:
+        page = await person.get(f"/dashboard/jobs/{claim.job_id}")
+        assert [words for words, _ in bars(page)] == ["Waits here", "Is submitted", "Waits here again"]
+        assert bars(page)[-1][1] == "goes on"
+        assert re.findall(r"<dt>(\w+)</dt><dd>(?:<time|(not yet))", part(page, "attempts")) == [
+            ("Taken", ""),
+            ("Refused", ""),
+        ]
+        await operations.close(context, claim.job_id, operations.TOO_LATE)
+        page = await person.get(f"/dashboard/jobs/{claim.job_id}")
+        assert [words for words, _ in bars(page)] == ["Waits here", "Is submitted", "Waits here again"]
+        assert "not yet" not in part(page, "attempts")
+
+
+async def test_the_answer_that_refuses_a_job_for_good_leaves_nothing_with_the_provider(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    claim = await making.claimed(context.db, tenant)
+    said = making.heard(source="submit")
+    await operations.end(context, claim.job_id, claim.attempt, making.MODEL, making.failed(status=422), said)
+    never = await making.queued(context.db, tenant)
+    await operations.close(context, never, operations.CANCELLED)
+    async with signed_in(api, key_of(client)) as person:
+        told = [words for words, _ in bars(await person.get(f"/dashboard/jobs/{claim.job_id}"))]
+        assert told == ["Waits here", "Is submitted", "End heard, is recorded"]
+        assert [words for words, _ in bars(await person.get(f"/dashboard/jobs/{never}"))] == ["Waits here"]
+
+
+async def test_an_attempt_that_was_given_up_says_when(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    claim = await making.claimed(context.db, tenant)
+    async with signed_in(api, key_of(client)) as person:
+        assert bars(await person.get(f"/dashboard/jobs/{claim.job_id}"))[-1] == ("Is submitted", "goes on")
+        await store.record_answers(context.db, [making.ambiguous(claim, delay=0.0)])
+        assert bars(await person.get(f"/dashboard/jobs/{claim.job_id}"))[-1] == ("The answer was lost", "goes on")
+        await making.make_due(context.db, claim.job_id)
+        [job] = await due.take_due(context.db, 1, 30.0)
+        assert await due.submit_again(context.db, job)
+        page = await person.get(f"/dashboard/jobs/{claim.job_id}")
+    assert bars(page)[-1] == ("Waits here again", "goes on")
+    assert "<dt>Given up</dt><dd><time" in part(page, "attempts")
+    assert "<dt>Ended</dt>" not in part(page, "attempts")
 
 
 async def test_the_parts_alone_are_what_the_page_has(

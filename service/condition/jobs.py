@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from service.condition.findings import LOOKED_THROUGH, MOST_COUNTED, Finding, Severity, Surroundings, agrees, number
 from service.jobs.lifecycle import Duty, Source, Status
 from service.jobs.pauses import pauses
-from service.jobs.routing import PROVIDERS
+from service.jobs.routing import GPU, PROVIDERS
 from service.jobs.turns import GONE_SECONDS
 
 # A sweep comes every few seconds; who is late by so much has not been looked after by many.
@@ -252,34 +252,39 @@ async def failing_models(around: Surroundings) -> Sequence[Finding]:
     return findings
 
 
-# With the provider for longer than this.
+# With the provider, or waiting for a GPU worker, for longer than this.
 LONG_RUN_SECONDS = 600.0
 _LONG = f"""
 WITH oldest AS MATERIALIZED (
-    SELECT job_id, attempt FROM live_jobs {{mine}} ORDER BY job_id LIMIT {MOST_COUNTED}
+    SELECT job_id, attempt, provider = '{GPU}' AND run IS NULL AS waits FROM live_jobs {{mine}}
+    ORDER BY job_id LIMIT {MOST_COUNTED}
 )
-SELECT count(*) AS jobs, min(attempts.answered_at) AS since, (SELECT count(*) FROM oldest) AS looked
+SELECT oldest.waits, count(*) AS jobs, min(attempts.answered_at) AS since, (SELECT count(*) FROM oldest) AS looked
 FROM oldest JOIN attempts ON attempts.job_id = oldest.job_id AND attempts.number = oldest.attempt
+LEFT JOIN jobs ON oldest.waits AND jobs.id = oldest.job_id
 WHERE attempts.answered_at < now() - make_interval(secs => {LONG_RUN_SECONDS})
   AND attempts.provider_request_id IS NOT NULL
+  -- Where none is at work, that is told.
+  AND (NOT oldest.waits OR jobs.model IN (
+      SELECT model FROM gpu_workers WHERE seen_at > now() - interval '{GONE_SECONDS} s'))
+GROUP BY oldest.waits ORDER BY oldest.waits
 """
 
 
 async def long_runs(around: Surroundings) -> Sequence[Finding]:
-    """Jobs that the provider has had for long."""
-    [row] = await around.rows_of(_LONG)
-    if not row["jobs"]:
-        return []
-    count = int(row["jobs"])
-    return [
-        Finding(
-            "long_runs",
-            Severity.NOTICE,
-            f"The provider has {number(count, 'job')} for longer than {LONG_RUN_SECONDS / 60:.0f} minutes.",
-            "Look at the oldest; it is asked about every ROUNDTRIP_POLL_SECONDS, and ends at its deadline.",
-            row["since"],
-            count,
-            row["looked"] < MOST_COUNTED,
-            {"status": "submitted,in_progress"},
-        )
-    ]
+    """Jobs that the provider has had for long, and those that GPU workers of one's own have not begun."""
+    findings = []
+    for row in await around.rows_of(_LONG):
+        count, minutes = int(row["jobs"]), f"{LONG_RUN_SECONDS / 60:.0f} minutes"
+        if row["waits"]:
+            kind, found = "long_waits", {"status": "submitted,in_progress", "provider": GPU}
+            words = f"{number(count, 'job')} {agrees(count, 'has', 'have')} waited for a GPU worker for longer than"
+            advice = "More comes than GPU workers of these models do: start another one, or wait."
+        else:
+            kind, found = "long_runs", {"status": "submitted,in_progress"}
+            words = f"The provider has {number(count, 'job')} for longer than"
+            advice = "Look at the oldest; it is asked about every ROUNDTRIP_POLL_SECONDS, and ends at its deadline."
+        exact = row["looked"] < MOST_COUNTED
+        words = f"{words} {minutes}."
+        findings.append(Finding(kind, Severity.NOTICE, words, advice, row["since"], count, exact, found))
+    return findings

@@ -7,9 +7,10 @@ from typing import Any
 from markupsafe import Markup
 
 from service.callbacks.lifecycle import CallbackState
-from service.dashboard.figures import moment, seconds, until
+from service.dashboard.figures import moment, number, seconds, until
 from service.db import Row
 from service.jobs.lifecycle import LIVE, AttemptState, Duty, Status
+from service.jobs.routing import GPU
 
 # A job that is due for so long has nobody who looks.
 OVERDUE_SECONDS = 30.0
@@ -91,16 +92,26 @@ def _why_live(facts: Facts) -> Iterator[str | Markup]:
             )
         case Duty.CLOSE:
             yield "No provider has it, and it is about to be ended."
+        case _ if job["provider"] == GPU and live["run"] is None:
+            yield f"It waits for a GPU worker of {job['model']}{_before(facts)}."
         case _ if job["status"] == Status.IN_PROGRESS:
-            yield f"{job['provider']} is working on it."
-        case _ if facts.gpu_workers == 0:
-            yield f"It waits for a GPU worker of {job['model']}, and none is at work."
+            yield f"{'A GPU worker' if job['provider'] == GPU else job['provider']} is working on it."
         case _:
             place = live["queue_position"]
-            where = f" at place {place} of its queue" if place is not None else ""
+            where = "" if place is None else f", with {place:,} before it" if place else ", as the next in its queue"
             yield f"{job['provider']} has accepted it and has it{where}."
     if job["resubmissions"]:
         yield _resubmitted(job)
+
+
+def _before(facts: Facts) -> str:
+    """How a job stands among those that wait for GPU workers."""
+    ahead = facts.live["queue_position"] if facts.live else None
+    if facts.gpu_workers == 0:
+        return ", and none is at work"
+    if ahead is None:
+        return ""
+    return f", with {number(ahead)} of that model before it" if ahead else ", as the next of that model"
 
 
 def _next_live(facts: Facts) -> Iterator[str | Markup]:
@@ -130,6 +141,12 @@ def _next_live(facts: Facts) -> Iterator[str | Markup]:
             )
         case Duty.CLOSE:
             yield "A worker ends it within seconds."
+        case _ if job["provider"] == GPU and live["run"] is not None:
+            yield "Its worker tells of its end. If nothing is heard of that worker, another one gets the job."
+        case _ if job["provider"] == GPU and facts.gpu_workers != 0:
+            spill, other = live["spill_seconds"], live["fallback"]
+            elsewhere = f" If none does within {seconds(spill)}, {other} gets it." if spill and other else ""
+            yield f"The next GPU worker of its model that is free takes it.{elsewhere}"
         case _ if facts.gpu_workers == 0:
             elsewhere = (
                 f" or {live['fallback']} takes it" if live["fallback"] else ", it is cancelled or its time is over"

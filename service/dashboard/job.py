@@ -27,7 +27,7 @@ from service.db import Row
 from service.errors import Forbidden, NotFound
 from service.jobs import reads
 from service.jobs.lifecycle import LIVE, AttemptState, Status
-from service.jobs.logs import LEVELS, WORDS
+from service.jobs.logs import LEVELS, words_of
 from service.jobs.pauses import pauses
 from service.jobs.routing import GPU
 from service.jobs.runs import workers
@@ -103,7 +103,7 @@ class _Account:
             shows_words=self._viewer.may_see_payloads,
             copies=0 if live else await reads.copies_owed(self._db, self._id),
             heard_late=not live and await reads.heard_late(self._db, self._id),
-            gpu_workers=await self._gpu_workers() if row["status"] == Status.SUBMITTED else None,
+            gpu_workers=await self._gpu_workers() if row["status"] in {Status.SUBMITTED, Status.IN_PROGRESS} else None,
         )
         return {"row": row, "told": explained(facts), "actions": self._actions()}
 
@@ -176,8 +176,8 @@ class _Account:
             note = row["note"]
             if self._hides(row["event"]):
                 note = None
-            words = WORDS.get(row["event"], row["event"].replace("_", " ").capitalize() + ".")
-            lines.append({"row": row, "words": words, "note": note, "level": LEVELS.get(row["event"], "INFO")})
+            level = LEVELS.get(row["event"], "INFO")
+            lines.append({"row": row, "words": words_of(row), "note": note, "level": level})
         return {"lines": lines, "more": len(rows) - len(lines)}
 
     def _hides(self, event: str) -> bool:

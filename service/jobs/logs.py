@@ -6,6 +6,7 @@ from typing import Any
 
 from service.db import Row
 from service.jobs.lifecycle import AttemptState, Event
+from service.jobs.routing import GPU
 from service.keys import Caller
 
 WORDS: dict[str, str] = {
@@ -21,6 +22,12 @@ WORDS: dict[str, str] = {
     AttemptState.AMBIGUOUS: "The provider's answer was lost; it is waited for.",
     AttemptState.ABANDONED: "The provider's answer did not come; the request is submitted again.",
     "rerouted": "The request goes to another provider.",
+}
+# Of an attempt that goes to GPU workers of one's own.
+OF_GPU: dict[str, str] = {
+    Event.ACCEPTED: "The request waits for a GPU worker.",
+    Event.STARTED: "A GPU worker is working on the request.",
+    AttemptState.SUBMITTING: "The request is offered to GPU workers.",
 }
 LEVELS: dict[str, str] = {
     Event.FAILED: "ERROR",
@@ -44,9 +51,15 @@ def log_lines(events: Iterable[Row], said: Iterable[Row], caller: Caller) -> lis
     return [line for _, _, line in sorted(lines, key=lambda each: each[:2])]
 
 
-def log_line(event: Row, without_note: Container[str]) -> dict[str, Any]:
+def words_of(event: Row) -> str:
+    """What an event means, in a sentence."""
     name = event["event"]
-    words = WORDS.get(name, f"{name.replace('_', ' ').capitalize()}.")
+    words = OF_GPU.get(name) if event["provider"] == GPU else None
+    return words or WORDS.get(name) or f"{name.replace('_', ' ').capitalize()}."
+
+
+def log_line(event: Row, without_note: Container[str]) -> dict[str, Any]:
+    name, words = event["event"], words_of(event)
     note = event["note"] if name not in without_note else None
     return _line(f"{words} {note}" if note else words, LEVELS.get(name, "INFO"), event["at"])
 

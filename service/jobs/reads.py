@@ -310,7 +310,14 @@ async def attempts_of(db: Database, job_id: UUID) -> list[Row]:
 
 
 async def events_of(db: Database, job_id: UUID, after: int = 0) -> list[Row]:
-    return await db.fetch("SELECT * FROM job_events WHERE job_id = $1 AND id > $2 ORDER BY id", job_id, after)
+    """Each with the provider of its attempt, if it is of one."""
+    return await db.fetch(
+        "SELECT job_events.*, attempts.provider FROM job_events LEFT JOIN attempts"
+        " ON attempts.job_id = job_events.job_id AND attempts.number = job_events.attempt"
+        " WHERE job_events.job_id = $1 AND job_events.id > $2 ORDER BY job_events.id",
+        job_id,
+        after,
+    )
 
 
 _report = select(

@@ -246,6 +246,29 @@ async def test_jobs_that_the_provider_has_for_long_are_told(db: Database, tenant
     assert await found_of(db, theirs) == {}
 
 
+async def test_jobs_that_wait_for_a_gpu_worker_are_not_with_the_provider(
+    db: Database, tenant: UUID, theirs: UUID
+) -> None:
+    await at_work(db, *ALIVE)
+    await making.queued(db, tenant, provider="gpu")
+    [claim] = await store.claim(db, 1, 20.0, "gpu")
+    request_id = request_id_of(claim.job_id, claim.attempt)
+    await store.record_answers(db, [making.accepted(claim, request_id)])
+    await db.execute("UPDATE attempts SET answered_at = now() - interval '1 hour'")
+    # That no worker is at work says it all.
+    assert (await found_of(db)).keys() == {"no_gpu_worker"}
+    await runs.hello(db, "w-1", "k-1", making.MODEL, "cuda:0", "busy")
+    found = await found_of(db)
+    assert found.keys() == {"long_waits"}
+    assert found["long_waits"].words == "1 job has waited for a GPU worker for longer than 10 minutes."
+    assert (await found_of(db, tenant)).keys() == {"long_waits"}
+    assert await found_of(db, theirs) == {}
+    assert isinstance(await runs.start(db, claim.job_id, 1, "gpu", "w-1", "k-1", request_id), runs.Started)
+    found = await found_of(db)
+    assert found.keys() == {"long_runs"}
+    assert found["long_runs"].words == "The provider has 1 job for longer than 10 minutes."
+
+
 async def test_a_pause_is_told_and_what_waits_for_it_is_not_told_twice(
     db: Database, tenant: UUID, theirs: UUID
 ) -> None:

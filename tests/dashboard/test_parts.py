@@ -87,7 +87,52 @@ async def test_a_job_that_no_gpu_worker_can_take_says_so(
         assert "It waits until a GPU worker of its model starts, it is cancelled or its time is over." in told
         await runs.hello(context.db, "w-1", "k-1", making.MODEL, "cuda:0", "idle")
         told = part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "state")
-        assert "gpu has accepted it and has it" in told
+        assert f"It waits for a GPU worker of {making.MODEL}." in told
+        assert "The next GPU worker of its model that is free takes it." in told
+
+
+async def test_a_job_that_waits_for_a_gpu_worker_is_with_nobody_yet(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    for _ in range(2):
+        await making.queued(context.db, tenant, provider="gpu")
+    first, second = sorted(await store.claim(context.db, 10, 20.0, "gpu"), key=lambda claim: claim.job_id)
+    for ahead, claim in enumerate((first, second)):
+        request_id = request_id_of(claim.job_id, claim.attempt)
+        await store.record_answers(context.db, [making.accepted(claim, request_id, queue_position=ahead)])
+    await runs.hello(context.db, "w-1", "k-1", making.MODEL, "cuda:0", "busy")
+    async with signed_in(api, key_of(client)) as person:
+        listed = part(await person.get("/dashboard/jobs"), "list")
+        assert listed.count("waits for a GPU worker") == 2
+        assert "the provider" not in listed
+        page = await person.get(f"/dashboard/jobs/{first.job_id}")
+        assert f"It waits for a GPU worker of {making.MODEL}, as the next of that model." in part(page, "state")
+        assert bars(page)[-1] == ("Waits for a GPU worker", "goes on")
+        assert "The request waits for a GPU worker." in part(page, "log")
+        assert "provider has" not in page.text
+        page = await person.get(f"/dashboard/jobs/{second.job_id}")
+        assert f"It waits for a GPU worker of {making.MODEL}, with 1 of that model before it." in part(page, "state")
+        await runs.start(context.db, first.job_id, 1, "gpu", "w-1", "k-1", request_id_of(first.job_id, first.attempt))
+        page = await person.get(f"/dashboard/jobs/{first.job_id}")
+        assert "A GPU worker is working on it." in part(page, "state")
+        assert [words for words, _ in bars(page)][-2:] == ["Waits for a GPU worker", "Runs"]
+        assert "A GPU worker is working on the request." in part(page, "log")
+
+
+async def test_the_place_in_the_providers_queue_is_how_many_are_before_it(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    claims = [await making.claimed(context.db, tenant) for _ in range(2)]
+    await store.record_answers(
+        context.db, [making.accepted(claim, queue_position=ahead) for ahead, claim in enumerate(claims)]
+    )
+    async with signed_in(api, key_of(client)) as person:
+        listed = part(await person.get("/dashboard/jobs"), "list")
+        assert "the next in the provider's queue" in listed
+        assert "1 before it in the provider's queue" in listed
+        told = [part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "state") for claim in claims]
+        assert "fal has accepted it and has it, as the next in its queue." in told[0]
+        assert "fal has accepted it and has it, with 1 before it." in told[1]
 
 
 async def test_a_result_that_came_too_late_is_told_of_before_a_retry(

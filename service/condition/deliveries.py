@@ -62,6 +62,11 @@ _ADVICE = {
     "keys_away": "See whether ROUNDTRIP_FAL_JWKS_URL can be reached from here.",
     "signature": "Somebody forges them, or the keys of ROUNDTRIP_FAL_JWKS_URL are not those that sign.",
 }
+# Whoever can reach the address can send a million of them.
+_NOT_KEPT = (
+    "They are counted, not believed and not kept, so no page lists them; who sent them may stand in the log of the"
+    " proxy in front."
+)
 
 
 async def refused_webhooks(around: Surroundings) -> Sequence[Finding]:
@@ -83,7 +88,7 @@ async def refused_webhooks(around: Surroundings) -> Sequence[Finding]:
             "refused_webhooks",
             Severity.WARNING if serious else Severity.NOTICE,
             f"{total:,} {agrees(total, 'webhook was', 'webhooks were')} refused within the hour: {told}.",
-            advice or "Nothing: whoever finds the address can send such. None of it was believed.",
+            f"{advice or 'Nothing: whoever finds the address can send such.'} {_NOT_KEPT}",
             min(row["since"] for row in rows),
             total,
         )

@@ -22,7 +22,6 @@ LIMIT_SECONDS = 4.0
 PLACES = (
     ("failing_receiver", "/dashboard/webhooks/out", "Receivers"),
     ("late_callbacks", "/dashboard/webhooks/out?state=pending", "Callbacks"),
-    ("refused_webhooks", "/dashboard/webhooks/in", "Webhooks in"),
     ("held_up_action", "/dashboard/bulk", "Bulk actions"),
     ("no_", "/dashboard/system", "Processes"),
     ("lost_worker", "/dashboard/system", "Processes"),

@@ -89,12 +89,12 @@ def _words(word: str, found: "Preview") -> str:
     if found.jobs == 0 and found.is_exact and not found.skipped:
         return "No job is meant."
     least = "" if found.is_exact else "At least "
-    cost = "nobody knows what they cost" if found.cost is None else f"{found.cost:f} {found.currency or ''}".rstrip()
+    cost = "nobody knows the cost" if found.cost is None else f"{found.cost:f} {found.currency or ''}".rstrip()
     if found.cost is not None:
-        cost = f"{'they may cost' if word == 'retry' else 'it may save'} {cost}"
+        cost = f"{'it may cost' if word == 'retry' else 'it may save'} {cost}"
         cost += "" if found.cost_is_whole and found.is_exact else " or more"
     skipped = f" To {found.skipped:,} more nothing can be done." if found.skipped else ""
-    return f"{least}{found.jobs:,} jobs; {cost}.{skipped}"
+    return f"{least}{found.jobs:,} job{'' if found.jobs == 1 else 's'}; {cost}.{skipped}"
 
 
 @click.command("actions")

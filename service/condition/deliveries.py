@@ -127,7 +127,7 @@ async def failing_receivers(around: Surroundings) -> Sequence[Finding]:
             Finding(
                 "failing_receiver",
                 Severity.WARNING,
-                f"The receiver {row['receiver']}{whose} failed {row['failures']} times in a row{held}, and"
+                f"The receiver {row['receiver']}{whose} failed {number(row['failures'], 'time')} in a row{held}, and"
                 f" {number(pending, 'callback')} {agrees(pending, 'waits', 'wait')}.",
                 "Its owner has to mend it. What was not delivered within two days is given up, and can be told once"
                 " more: `roundtrip callbacks redeliver --since`.",

@@ -152,7 +152,7 @@ async def unserved_models(around: Surroundings) -> Sequence[Finding]:
     for row in await around.db.fetch(_UNSERVED, around.tenant_id):
         count, model = int(row["jobs"]), row["model"]
         words = f"{number(count, 'job')} {agrees(count, 'waits', 'wait')} for a GPU worker of {model}: none is at work."
-        advice = f"Start one (roundtrip gpu-worker --model {model}), or cancel them; those that may go to fal do so."
+        advice = f"Start one, `roundtrip gpu-worker --model {model}`, or cancel them; those that may go to fal do so."
         exact = row["looked"] < LOOKED_THROUGH
         found = {"status": "submitted", "provider": "gpu", "model": model}
         findings.append(Finding("no_gpu_worker", Severity.WARNING, words, advice, row["since"], count, exact, found))

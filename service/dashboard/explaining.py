@@ -127,7 +127,11 @@ def _next_live(facts: Facts) -> Iterator[str | Markup]:
     match live["duty"]:
         case Duty.SUBMIT if facts.pause is not None:
             if facts.pause["probe_at"] is None:
-                yield "An operator paused the provider, and only an operator ends that: roundtrip providers resume."
+                yield _words(
+                    "An operator paused the provider, and only an operator ends that:"
+                    " <code>roundtrip providers resume {name}</code>.",
+                    name=job["provider"],
+                )
             else:
                 yield "One job tries again every half minute. The first that gets through ends the pause for all."
         case Duty.SUBMIT:

@@ -1,5 +1,6 @@
 """Figures and moments as people read them. What nobody knows is `unknown`, never zero."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -108,3 +109,10 @@ def until(due_in: float | None) -> str:
 def slashed(text: str) -> str:
     """A name that may go on on another line after each slash."""
     return Markup("/<wbr>").join(Markup.escape(visible(part)) for part in text.split("/"))
+
+
+def coded(text: str) -> str:
+    """Words of ours, in which what stands between backticks is code."""
+    pieces = re.split("`([^`]*)`", visible(text))
+    marks = [Markup("<code>{}</code>") if index % 2 else Markup("{}") for index in range(len(pieces))]
+    return Markup("").join(mark.format(piece) for mark, piece in zip(marks, pieces, strict=True))

@@ -74,6 +74,7 @@ templates.filters.update(
     moment=figures.moment,
     when=figures.when,
     slashed=figures.slashed,
+    coded=figures.coded,
     until=figures.until,
 )
 

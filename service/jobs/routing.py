@@ -99,7 +99,7 @@ def _why_not(rule: Rule, other: str, paused: frozenset[str], wait: Wait) -> str 
     if rule.prefer == GPU and not wait.workers:
         return "no GPU worker of this model is at work"
     if rule.prefer == GPU and rule.spill_seconds is not None and wait.seconds > rule.spill_seconds:
-        return f"{wait.jobs} jobs wait there, some {wait.seconds:.0f} s"
+        return f"{'1 job waits' if wait.jobs == 1 else f'{wait.jobs} jobs wait'} there, some {wait.seconds:.0f} s"
     return None
 
 

@@ -587,10 +587,10 @@ async def test_an_operator_does_it_on_the_command_line(
         context.db, theirs, 1, tags=["shop"]
     )
     asked = await command("jobs", "retry", "--filter", "tag=shop", "--tenant", "ours", typed="n\n")
-    assert asked.output.startswith("2 jobs; nobody knows what they cost.")
+    assert asked.output.startswith("2 jobs; nobody knows the cost.")
     assert (asked.exit_code, await making.count(context.db, "bulk_actions")) == (1, 0)
     begun = await command("jobs", "retry", "--filter", "tag=shop", "--tenant", "*", "--yes")
-    assert (begun.exit_code, begun.output.splitlines()[0]) == (0, "3 jobs; nobody knows what they cost.")
+    assert (begun.exit_code, begun.output.splitlines()[0]) == (0, "3 jobs; nobody knows the cost.")
     await carry_out(context)
     assert await retries_of(context.db, failed) == dict.fromkeys(failed, 1)
     heading, line = (await command("jobs", "actions")).output.splitlines()

@@ -375,6 +375,8 @@ async def test_a_receiver_that_fails_is_told_to_its_tenant(
         await deliverer.pump.drain()
     found = await found_of(context.db)
     assert found.keys() == {"failing_receiver"}
+    await context.db.execute("UPDATE receivers SET failures = 1, open_until = now() + interval '1 minute'")
+    assert " failed 1 time in a row; " in (await found_of(context.db))["failing_receiver"].words
     finding = found["failing_receiver"]
     assert finding.severity is Severity.WARNING
     assert finding.words.startswith("The receiver http://127.0.0.1:1 of ours failed ")

@@ -71,6 +71,7 @@ def test_an_axis_ends_above_its_values_and_not_far(value: float) -> None:
         (figures.money(Decimal("0.000012345"), "USD"), "0.0000123 USD"),
         (figures.money(Decimal(0), "USD"), "0 USD"),
         (figures.money(None, None), "unknown"),
+        (figures.coded("a `b` <i> `<c>` ` d"), "a <code>b</code> &lt;i&gt; <code>&lt;c&gt;</code> ` d"),
         (figures.exact_money(Decimal("1E-7"), "EUR"), "0.0000001 EUR"),
     ],
 )

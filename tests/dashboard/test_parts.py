@@ -222,6 +222,19 @@ async def test_an_attempt_that_was_given_up_says_when(
     assert "<dt>Ended</dt>" not in part(page, "attempts")
 
 
+async def test_one_of_something_is_said_as_one(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.dashboard.job.MOST_EVENTS", 1)
+    claim = await making.claimed(context.db, tenant)
+    filled = await fill(context, tenant)
+    await context.db.execute("DELETE FROM artifacts WHERE job_id = $1 AND index = 1", filled.jobs["hostile"])
+    async with signed_in(api, key_of(client)) as person:
+        page = await person.get(f"/dashboard/jobs/{filled.jobs['hostile']}")
+        assert 'aria-label="The picture with 1 mask over it"' in page.text
+        assert "1 earlier line is not shown." in part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "log")
+
+
 async def test_the_parts_alone_are_what_the_page_has(
     api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
 ) -> None:

@@ -26,6 +26,7 @@ from service.dashboard.waterfall import waterfall
 from service.db import Row
 from service.errors import Forbidden, NotFound
 from service.jobs import reads
+from service.jobs.endings import OURS
 from service.jobs.lifecycle import LIVE, AttemptState, Status
 from service.jobs.logs import LEVELS, words_of
 from service.jobs.pauses import pauses
@@ -199,7 +200,12 @@ class _Account:
         row = self._row
         given = input_text(row, self._links) if row["input"] else None
         body = bytes(row["body"]) if row["body"] is not None else None
+        heading = "Output, as the model gave it"
+        if body is not None and row["status"] != Status.COMPLETED:
+            ours = await reads.ended_by(self._db, self._id) == OURS
+            heading = "Error, in our own words" if ours else "Error, as the provider gave it"
         return {
+            "heading": heading,
             "input": laid_out(given[:LONGEST_TEXT]) if given else None,
             "input_size": len(row["input"].encode()) if row["input"] else None,
             "body": laid_out(body[:LONGEST_TEXT].decode("utf-8", "replace")) if body is not None else None,

@@ -235,6 +235,23 @@ async def test_one_of_something_is_said_as_one(
         assert "1 earlier line is not shown." in part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "log")
 
 
+async def test_what_a_job_ended_with_is_called_what_it_is(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    completed = await making.ended(context.db, tenant)
+    failed = await making.ended(context.db, tenant, making.failed())
+    ours = await making.submitted(context.db, tenant)
+    assert await operations.close(context, ours.job_id, operations.TOO_LATE, even_if_submitted=True)
+    async with signed_in(api, key_of(client)) as person:
+        for claim, heading in (
+            (completed, "Output, as the model gave it"),
+            (failed, "Error, as the provider gave it"),
+            (ours, "Error, in our own words"),
+        ):
+            raw = part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "raw")
+            assert re.findall(r"<summary>(\w+, [^(]*) \(", raw) == [heading]
+
+
 async def test_the_parts_alone_are_what_the_page_has(
     api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
 ) -> None:

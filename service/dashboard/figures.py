@@ -75,9 +75,12 @@ def money(value: Decimal | None, currency: str | None) -> str:
     return f"{digits} {currency or ''}".rstrip()
 
 
-def exact_money(value: Decimal | None, currency: str | None) -> str:
-    """All digits."""
-    return UNKNOWN if value is None else f"{value:f} {currency or ''}".rstrip()
+def fine_money(value: Decimal | None, currency: str | None) -> str:
+    """To the hundredth, and in six digits where that is finer."""
+    if value is None:
+        return UNKNOWN
+    digits = f"{value:,.{max(2, 5 - value.adjusted())}f}".rstrip("0").rstrip(".")
+    return f"{digits} {currency or ''}".rstrip()
 
 
 def moment(value: datetime | None, *, date: bool = True) -> str:

@@ -70,7 +70,7 @@ templates.filters.update(
     percent=figures.percent,
     size=figures.size,
     money=figures.money,
-    exact_money=figures.exact_money,
+    fine_money=figures.fine_money,
     moment=figures.moment,
     when=figures.when,
     slashed=figures.slashed,

@@ -72,7 +72,13 @@ def test_an_axis_ends_above_its_values_and_not_far(value: float) -> None:
         (figures.money(Decimal(0), "USD"), "0 USD"),
         (figures.money(None, None), "unknown"),
         (figures.coded("a `b` <i> `<c>` ` d"), "a <code>b</code> &lt;i&gt; <code>&lt;c&gt;</code> ` d"),
-        (figures.exact_money(Decimal("1E-7"), "EUR"), "0.0000001 EUR"),
+        (figures.fine_money(Decimal("1E-7"), "EUR"), "0.0000001 EUR"),
+        (figures.fine_money(Decimal("0.00012345678901234567"), "USD"), "0.000123457 USD"),
+        (figures.fine_money(Decimal("-1.23456789"), None), "-1.23457"),
+        (figures.fine_money(Decimal("1234567.891"), "USD"), "1,234,567.89 USD"),
+        (figures.fine_money(Decimal("100"), "USD"), "100 USD"),
+        (figures.fine_money(Decimal("0E-20"), "USD"), "0 USD"),
+        (figures.fine_money(None, "USD"), "unknown"),
     ],
 )
 def test_a_figure_is_said_as_people_say_it(told: str, words: str) -> None:

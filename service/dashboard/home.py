@@ -23,7 +23,7 @@ from service.jobs.filters import JobFilter
 from service.jobs.lifecycle import ENDED, Status
 from service.stats.answers import Answer, TooMuch, answer
 from service.stats.measures import TOTAL
-from service.stats.questions import Question
+from service.stats.questions import COSTED, Question
 
 MEASURES = ("count", "failure_rate", "p50", "p95", "p99")
 COARSER = {"hour": "day", "day": "month"}
@@ -60,7 +60,7 @@ def asked(group_by: Sequence[str], measures: Sequence[str], start: datetime, sta
 
 
 async def totals(db: Database, scope: Scope, chosen: Range, now: datetime) -> Mapping[str, Any]:
-    found = await answer(db, scope.tenant_id, asked((), (*MEASURES, "cost"), chosen.start(now), ENDED))
+    found = await answer(db, scope.tenant_id, asked((), (*MEASURES, "cost", COSTED), chosen.start(now), ENDED))
     return {**found.groups[0].figures, "currency": found.currency, "chosen": chosen, "complete": found.complete}
 
 
@@ -158,7 +158,7 @@ async def durations(db: Database, scope: Scope, chosen: Range, now: datetime) ->
 
 async def by_model(db: Database, scope: Scope, chosen: Range, now: datetime) -> Mapping[str, Any]:
     found = await answer(
-        db, scope.tenant_id, asked(("model", "provider"), (*MEASURES, "cost"), chosen.start(now), ENDED)
+        db, scope.tenant_id, asked(("model", "provider"), (*MEASURES, "cost", COSTED), chosen.start(now), ENDED)
     )
     rows = sorted(found.groups, key=lambda group: -_size(group.figures["count"]))
     longest = max((_size(row.figures["p99"]) for row in rows), default=0)

@@ -13,6 +13,7 @@ from service.db import Database, Row, Snapshot
 from service.errors import Invalid
 from service.jobs import lists
 from service.jobs.filters import USAGE, JobFilter
+from service.stats import questions
 from service.stats.measures import COST, TOTAL, Spread
 from service.stats.questions import PERCENTILES, TIMES, Question
 from service.stats.statements import LIVE_JOBS, MOST_JOBS, MOST_LIVE, MOST_SPREAD, MOST_UNCOUNTED, SPREAD, Statement
@@ -146,6 +147,8 @@ class _Cells:
                 return {name: _number(sum_) for name, sum_ in sorted(told.items())} or None
             case "cost":
                 return Decimal(cost["total"]) if cost else None
+            case questions.COSTED:
+                return int(cost["n"]) if cost else 0
             case _:
                 spread = self._spreads.get(key)
                 return spread.percentile(PERCENTILES[measure]) if spread else None

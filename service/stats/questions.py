@@ -14,6 +14,8 @@ TIMES = {"hour": Grain.HOUR, "day": Grain.DAY, "month": Grain.MONTH}
 # In hundredths.
 PERCENTILES = {"p50": 50, "p75": 75, "p90": 90, "p95": 95, "p99": 99}
 MEASURES = ("count", "failure_rate", "mean", *PERCENTILES, "tokens", "cost")
+# How many jobs the cost is of, where that is asked for; it comes with it, and is no measure of the API.
+COSTED = "costed"
 DEFAULT_MEASURES = ("count", "failure_rate", "p50", "p95", "p99")
 
 # By hour or day: the time that is taken when none is asked for, and the longest.

@@ -252,6 +252,25 @@ async def test_what_a_job_ended_with_is_called_what_it_is(
             assert re.findall(r"<summary>(\w+, [^(]*) \(", raw) == [heading]
 
 
+async def test_a_cost_says_of_how_many_jobs_it_is(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    await set_price(context.db, making.MODEL, "job", Decimal("0.25"), "USD")
+    words = "nobody knows that of the other"
+    for _ in range(2):
+        await making.ended(context.db, tenant)
+    await count_all(context.db)
+    async with signed_in(api, key_of(client)) as person:
+        page = await person.get("/dashboard")
+        assert "0.5 USD" in part(page, "totals")
+        assert words not in page.text
+        await making.ended(context.db, tenant, making.failed())
+        await count_all(context.db)
+        page = await person.get("/dashboard")
+        assert f"The cost is that of 2 of 3 jobs; {words}." in part(page, "totals")
+        assert '0.5 USD <span class="sub">of 2</span>' in part(page, "models")
+
+
 async def test_the_parts_alone_are_what_the_page_has(
     api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
 ) -> None:

@@ -50,12 +50,13 @@ def printable(text: str) -> str:
 
 
 def show_table(table: Sequence[Sequence[str]]) -> None:
-    """The first row is the heading, and all there is when nothing was found, which is said on stderr.
+    """The first row is the heading. When nothing was found, that is said on stderr, and nothing else is.
 
     Words of strangers may stand in it.
     """
     if len(table) == 1:
         click.echo("roundtrip: there are none", err=True)
+        return
     rows = [[printable(word) for word in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:

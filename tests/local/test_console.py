@@ -28,6 +28,12 @@ def test_plain_words_stay_as_they_are() -> None:
     assert printable("Ein Bär, 熊 and 🐻: 5 €") == "Ein Bär, 熊 and 🐻: 5 €"
 
 
+def test_of_nothing_there_is_no_heading(capsys: pytest.CaptureFixture[str]) -> None:
+    show_table([("NAME", "REASON")])
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "roundtrip: there are none\n")
+
+
 def test_a_table_is_as_many_lines_as_it_has_rows(capsys: pytest.CaptureFixture[str]) -> None:
     show_table([("NAME", "REASON"), *((name, text) for name, text in HOSTILE.items())])
     lines = capsys.readouterr().out.splitlines()

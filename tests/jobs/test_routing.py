@@ -24,6 +24,7 @@ from tests.provider import Provider, reply, says
 NOBODY: frozenset[str] = frozenset()
 BUSY = Wait(workers=2, jobs=10, run_seconds=8.0)
 CALM = Wait(workers=2)
+ONE = Wait(workers=1, jobs=1, run_seconds=8.0)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ CALM = Wait(workers=2)
         ("auto", Rule("gpu"), {"fal"}, Wait(), "gpu", "fal", "a rule prefers gpu"),
         ("auto", Rule("gpu", spill_seconds=60), NOBODY, BUSY, "gpu", "fal", "a rule prefers gpu"),
         ("auto", Rule("gpu", spill_seconds=30), NOBODY, BUSY, "fal", "gpu", "a rule prefers gpu, but 10 jobs wait"),
+        ("auto", Rule("gpu", spill_seconds=5), NOBODY, ONE, "fal", "gpu", "a rule prefers gpu, but 1 job waits there"),
         ("auto", Rule("gpu", alone=True), {"gpu"}, Wait(), "gpu", None, "a rule: gpu alone"),
         ("gpu", Rule("gpu", alone=True), NOBODY, Wait(), "gpu", None, "its client asked for it"),
     ],

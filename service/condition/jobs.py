@@ -277,7 +277,7 @@ async def long_runs(around: Surroundings) -> Sequence[Finding]:
     for row in await around.rows_of(_LONG):
         count, minutes = int(row["jobs"]), f"{LONG_RUN_SECONDS / 60:.0f} minutes"
         if row["waits"]:
-            kind, found = "long_waits", {"status": "submitted,in_progress", "provider": GPU}
+            kind, found = "long_waits", {"status": "submitted", "provider": GPU}
             words = f"{number(count, 'job')} {agrees(count, 'has', 'have')} waited for a GPU worker for longer than"
             advice = "More comes than GPU workers of these models do: start another one, or wait."
         else:

@@ -261,6 +261,7 @@ async def test_jobs_that_wait_for_a_gpu_worker_are_not_with_the_provider(
     found = await found_of(db)
     assert found.keys() == {"long_waits"}
     assert found["long_waits"].words == "1 job has waited for a GPU worker for longer than 10 minutes."
+    assert found["long_waits"].filter == {"status": "submitted", "provider": "gpu"}
     assert (await found_of(db, tenant)).keys() == {"long_waits"}
     assert await found_of(db, theirs) == {}
     assert isinstance(await runs.start(db, claim.job_id, 1, "gpu", "w-1", "k-1", request_id), runs.Started)

@@ -13,8 +13,8 @@ from redis import Redis
 PUBLISHED_AFTER_SECONDS = 11.0
 
 COMPLETED = """
-SELECT substring(jobs.input FROM 'tag:([a-z]+)-') AS phase, count(*)::int4 AS jobs
-FROM outcomes JOIN jobs ON jobs.id = outcomes.job_id
+SELECT substring(inputs.body FROM 'tag:([a-z]+)-') AS phase, count(*)::int4 AS jobs
+FROM outcomes JOIN inputs ON inputs.job_id = outcomes.job_id
 WHERE outcomes.status = 'completed'
 GROUP BY phase
 """

@@ -87,12 +87,13 @@ async def make_job(connection: "asyncpg.Connection[asyncpg.Record]", tenant: UUI
     """A job that its provider has, and that nobody has to look at for a day."""
     job_id = uuid7()
     await connection.execute(
-        "INSERT INTO jobs (id, tenant_id, model, input, provider, priority, metadata, tags)"
-        " VALUES ($1, $2, $3, '{}', 'fal', 'normal', '{}', '{}')",
+        "INSERT INTO jobs (id, tenant_id, model, provider, priority, metadata, tags)"
+        " VALUES ($1, $2, $3, 'fal', 'normal', '{}', '{}')",
         job_id,
         tenant,
         MODEL,
     )
+    await connection.execute("INSERT INTO inputs (job_id, body) VALUES ($1, '{}')", job_id)
     await connection.execute(
         "INSERT INTO live_jobs (job_id, tenant_id, status, duty, due_at, rank, attempt, queue_position)"
         " VALUES ($1, $2, 'submitted', 'report', now() + interval '1 day', 0, 1, 0)",

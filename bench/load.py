@@ -32,6 +32,7 @@ CHUNK = 100_000
 FILLED = (
     *(
         "jobs",
+        "inputs",
         "job_marks",
         "live_jobs",
         "attempts",

@@ -201,12 +201,16 @@ _TOLD = "completed_at + make_interval(secs => 0.3 + 2 * submit)"
 
 # In an order in which what a row refers to comes before it.
 ROWS = (
+    """
+    INSERT INTO jobs (id, tenant_id, model, provider, priority, webhook_url, metadata, tags, created_at)
+    SELECT job_id, tenant_id, model, provider, CASE WHEN n % 9 = 0 THEN 'low' ELSE 'normal' END, webhook_url, metadata,
+           tags, created_at
+    FROM drawn""",
     f"""
-    INSERT INTO jobs (id, tenant_id, model, input, provider, priority, webhook_url, metadata, tags, created_at)
-    SELECT job_id, tenant_id, model,
+    INSERT INTO inputs (job_id, body)
+    SELECT job_id,
            format('{{"image_url": "https://pictures.example.com/%s.jpg", "prompt": "%s %s?"}}', n,
-                  CASE model WHEN '{SA2VA}' THEN 'Segment all that is near' ELSE 'What is beside' END, subject),
-           provider, CASE WHEN n % 9 = 0 THEN 'low' ELSE 'normal' END, webhook_url, metadata, tags, created_at
+                  CASE model WHEN '{SA2VA}' THEN 'Segment all that is near' ELSE 'What is beside' END, subject)
     FROM drawn""",
     f"""
     INSERT INTO job_marks (tenant_id, name, value, job_id)

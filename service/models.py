@@ -123,16 +123,14 @@ provider_pauses = Table(
     Column("probe_at", Moment),
 )
 
-# What the client asked for, word for word: `input` is the JSON text that is sent on, except that a file that came in
-# it as a data URI is named there (see artifacts/inputs.py). `hints` are headers of fal's that go on to the provider;
-# `callback_format` is set where the callback has to look otherwise than the tenant wants its own.
+# What the client asked for, but for the input. Rows are not changed. `hints` are headers of fal's that go on to the
+# provider; `callback_format` is set where the callback has to look otherwise than the tenant wants its own.
 jobs = Table(
     "jobs",
     metadata,
     Column("id", Uuid, primary_key=True),
     Column("tenant_id", Uuid, ForeignKey("tenants.id"), nullable=False),
     Column("model", Text, nullable=False),
-    Column("input", Text, nullable=False),
     Column("provider", Text, nullable=False),
     # What its client asked for; null: whoever the rules choose.
     Column("asked_provider", Text),
@@ -147,6 +145,15 @@ jobs = Table(
     Column("created_at", Moment, nullable=False, server_default=func.now()),
     one_of("callback_format", CallbackFormat),
     Index("uq_jobs_retry_of", "retry_of", unique=True, postgresql_where=text("retry_of IS NOT NULL")),
+)
+
+# A job's input word for word: the JSON text that is sent on, except that a file that came in it as a data URI is named
+# there (see artifacts/inputs.py). No row: it was removed, which writes no job anew.
+inputs = Table(
+    "inputs",
+    metadata,
+    job_column(primary_key=True),
+    Column("body", Text, nullable=False),
 )
 
 # The tags and the metadata of jobs, so that the newest with one of them are found in order, however many have it.

@@ -175,6 +175,29 @@ async def test_tallies_of_all_together_are_made_of_those_of_each(empty: str) -> 
     assert {(row[1] == ALL_TENANTS, row[5] == "") for row in made} == {*product((True, False), repeat=2)}
 
 
+async def test_inputs_move_and_come_back(empty: str) -> None:
+    downgraded = in_a_process("import sys; upgrade(sys.argv[1]); downgrade(sys.argv[1], '0014')", empty)
+    assert downgraded.wait() == 0, downgraded.communicate()
+    kept, removed = UUID(int=1), UUID(int=2)
+    async with one_connection(empty) as connection:
+        await connection.execute("INSERT INTO tenants (id, name) VALUES ($1, 'ours')", kept)
+        for job_id, text in ((kept, '{"prompt": "é"}'), (removed, "")):
+            await connection.execute(
+                "INSERT INTO jobs (id, tenant_id, model, input, provider, priority, metadata, tags)"
+                " VALUES ($1, $2, 'm', $3, 'fal', 'normal', '{}', '{}')",
+                job_id,
+                kept,
+                text,
+            )
+    assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
+    [moved] = await facts(empty, "SELECT job_id, body FROM inputs")
+    assert moved == {(kept, '{"prompt": "é"}')}
+    there = in_a_process("import sys; downgrade(sys.argv[1], '0014')", empty)
+    assert there.wait() == 0, there.communicate()
+    [back] = await facts(empty, "SELECT id, input FROM jobs")
+    assert back == {(kept, '{"prompt": "é"}'), (removed, "")}
+
+
 OLD_REPORT = """
 INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
 SELECT $1::uuid, 1, 'result', now(), 200, jsonb_build_object('x-fal-billable-units', $2::text), '', $3::text

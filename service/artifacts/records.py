@@ -51,8 +51,8 @@ FROM taken CROSS JOIN LATERAL (
     WHERE job_id = taken.job_id AND kind = taken.kind AND index = taken.index OFFSET 0
 ) AS file
 LEFT JOIN LATERAL (
-    SELECT input FROM jobs WHERE id = taken.job_id AND taken.kind = 'mask' AND taken.index = 0 OFFSET 0
-) AS job ON true
+    SELECT body AS input FROM inputs WHERE job_id = taken.job_id AND taken.kind = 'mask' AND taken.index = 0 OFFSET 0
+) AS asked ON true
 """
 
 
@@ -231,13 +231,16 @@ async def kept_picture(db: Database, job_id: UUID, came: Sequence[str]) -> str |
 
 _KEEP_PICTURE = """
 WITH job AS MATERIALIZED (
-    SELECT id FROM jobs WHERE id = $1 AND input <> '' FOR KEY SHARE
+    -- Before the input, as those do who remove it.
+    SELECT id FROM jobs WHERE id = $1 FOR KEY SHARE
+), asked AS MATERIALIZED (
+    SELECT inputs.job_id FROM job JOIN inputs ON inputs.job_id = job.id FOR KEY SHARE OF inputs
 ), blob AS (
     INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
 ), unwanted AS (
-    INSERT INTO unreferenced_blobs (sha256) SELECT $2 WHERE NOT EXISTS (SELECT FROM job) ON CONFLICT DO NOTHING
+    INSERT INTO unreferenced_blobs (sha256) SELECT $2 WHERE NOT EXISTS (SELECT FROM asked) ON CONFLICT DO NOTHING
 )
-INSERT INTO input_files (job_id, sha256) SELECT id, $2 FROM job ON CONFLICT DO NOTHING
+INSERT INTO input_files (job_id, sha256) SELECT job_id, $2 FROM asked ON CONFLICT DO NOTHING
 """
 
 

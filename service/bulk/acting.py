@@ -152,7 +152,7 @@ async def _do_one(context: Context, verb: BulkVerb, planned: Planned) -> Came | 
 
 _LOOK_UP = """
 SELECT asked.job_id, jobs.id IS NULL AS deleted, later.id AS new_job_id, outcomes.status,
-       octet_length(jobs.input) = 0 AS removed,
+       NOT EXISTS (SELECT FROM inputs WHERE inputs.job_id = asked.job_id) AS removed,
        coalesce(outcomes.cancel_requested_at, live_jobs.cancel_requested_at) AS cancel_requested_at
 FROM unnest($1::uuid[]) AS asked (job_id)
 LEFT JOIN jobs ON jobs.id = asked.job_id

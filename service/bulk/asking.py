@@ -105,7 +105,7 @@ def fingerprint_of(verb: BulkVerb, of_tenant: UUID | None, conditions: Condition
 _TO_DO = {
     BulkVerb.RETRY: """
 SELECT tenant_id, model, count(*) AS jobs FROM jobs
-WHERE id = ANY ($1::uuid[]) AND octet_length(input) > 0
+WHERE id = ANY ($1::uuid[]) AND EXISTS (SELECT FROM inputs WHERE inputs.job_id = jobs.id)
   AND NOT EXISTS (SELECT FROM jobs AS later WHERE later.retry_of = jobs.id)
 GROUP BY 1, 2
 """,

@@ -94,8 +94,8 @@ def _files(row: Any) -> tuple[int, int]:
     return kinds.count("mask"), kinds.count("image")
 
 
-def _prompt(text: str) -> str | None:
-    found = _PROMPT.search(text)
+def _prompt(text: str | None) -> str | None:
+    found = _PROMPT.search(text or "")
     if found is None:
         return None
     try:

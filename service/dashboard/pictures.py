@@ -105,7 +105,7 @@ def shown(row: Row, links: FileLinks) -> Shown:
     )
 
 
-def _object(text: str) -> Mapping[str, Any]:
+def _object(text: str | None) -> Mapping[str, Any]:
     try:
         value = parse_loosely(text.encode()) if text else {}
     except NotJSON:

@@ -74,7 +74,7 @@ def ended_jobs(tenants: Sequence[UUID], wanted: JobFilter, longest_walk: int, va
     if wanted.text:
         pattern = values.place(_pattern(wanted.text))
         said = f"SELECT FROM results WHERE results.job_id = outcomes.job_id AND {_says('results.text', pattern)}"
-        described.append(f"({_says('jobs.input', pattern)} OR EXISTS ({said}))")
+        conditions.append(f"({_asked('outcomes', pattern)} OR EXISTS ({said}))")
     return Place(
         span,
         [*walks, *_marked(owners, wanted, span, values)],
@@ -105,7 +105,7 @@ def live_jobs(tenants: Sequence[UUID], wanted: JobFilter, longest_walk: int, val
         conditions.extend(_within((_LIVE_PHASES[name], "float8"), bounds, values))
     conditions += _described(wanted, values)
     if wanted.text:
-        conditions.append(_says("jobs.input", values.place(_pattern(wanted.text))))
+        conditions.append(_asked("live_jobs", values.place(_pattern(wanted.text))))
     tables = "live_jobs JOIN jobs ON jobs.id = live_jobs.job_id"
     if wanted.measures:
         tables += " JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt"
@@ -239,6 +239,11 @@ def _number(value: str) -> Decimal | None:
     assert isinstance(exponent, int)
     held = number.adjusted() < _DIGITS_BEFORE and -exponent <= _DIGITS_AFTER
     return number if held else None
+
+
+def _asked(table: str, pattern: str) -> str:
+    asked = f"inputs.job_id = {table}.job_id AND {_says('inputs.body', pattern)}"
+    return f"EXISTS (SELECT FROM inputs WHERE {asked})"
 
 
 def _says(column: str, pattern: str) -> str:

@@ -11,7 +11,19 @@ from service.db import Compiled, Database, Row, Snapshot
 from service.errors import Gone
 from service.jobs.filters import PHASES
 from service.jobs.lifecycle import WAITING, Duty, Verdict
-from service.models import artifacts, attempts, holds, jobs, live_jobs, outcomes, removals, reports, results, runs
+from service.models import (
+    artifacts,
+    attempts,
+    holds,
+    inputs,
+    jobs,
+    live_jobs,
+    outcomes,
+    removals,
+    reports,
+    results,
+    runs,
+)
 
 # What the column holds.
 LARGEST_INDEX = 2**15 - 1
@@ -196,7 +208,7 @@ async def waiting_jobs(db: Database, tenant_id: UUID, model: str, limit: int) ->
 _one = Compiled(
     _told(_file_rows)
     .add_columns(
-        jobs.c.input,
+        inputs.c.body.label("input"),
         jobs.c.callback_format,
         jobs.c.hints,
         results.c.body,
@@ -210,6 +222,7 @@ _one = Compiled(
         .scalar_subquery()
         .label("removed"),
     )
+    .outerjoin(inputs, inputs.c.job_id == jobs.c.id)
     .outerjoin(results, results.c.job_id == jobs.c.id)
     .where(jobs.c.id == bindparam("job_id", type_=Uuid), jobs.c.tenant_id == bindparam("tenant_id", type_=Uuid))
 )
@@ -223,7 +236,7 @@ COLUMNS = (
 
 
 async def get(db: Database, tenant_id: UUID, job_id: UUID) -> Row | None:
-    """One job, with its input and the body it ended with."""
+    """One job, with its input and the body it ended with, where they are still there."""
     return await db.fetchrow(_one.sql, *_one.values(job_id=job_id, tenant_id=tenant_id))
 
 
@@ -247,10 +260,11 @@ EXCERPT = 2_000
 
 
 async def excerpts(db: Database, job_ids: Sequence[UUID]) -> dict[UUID, Row]:
-    """The beginnings of `input` and of the output's `text`."""
+    """The beginnings of `input` and of the output's `text`; null where there is none."""
     rows = await db.fetch(
-        f"SELECT jobs.id, left(jobs.input, {EXCERPT}) AS input, left(results.text, {EXCERPT}) AS text"
-        " FROM jobs LEFT JOIN results ON results.job_id = jobs.id WHERE jobs.id = ANY ($1)",
+        f"SELECT jobs.id, left(inputs.body, {EXCERPT}) AS input, left(results.text, {EXCERPT}) AS text"
+        " FROM jobs LEFT JOIN inputs ON inputs.job_id = jobs.id LEFT JOIN results ON results.job_id = jobs.id"
+        " WHERE jobs.id = ANY ($1)",
         list(job_ids),
     )
     return {row["id"]: row for row in rows}

@@ -31,7 +31,7 @@ class NoGo(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """`input` is as the job's row holds it."""
+    """`input` is as the record holds it."""
 
     number: int
     model: str
@@ -39,8 +39,8 @@ class Started:
 
 
 _OWNER = """
-SELECT live_jobs.attempt, live_jobs.duty, live_jobs.cancel_requested_at, live_jobs.status, jobs.model, jobs.input,
-       attempts.provider
+SELECT live_jobs.attempt, live_jobs.duty, live_jobs.cancel_requested_at, live_jobs.status, jobs.model,
+       attempts.provider, (SELECT body FROM inputs WHERE inputs.job_id = live_jobs.job_id) AS input
 FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
 JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt
 WHERE live_jobs.job_id = $1 FOR UPDATE OF live_jobs
@@ -49,8 +49,8 @@ WHERE live_jobs.job_id = $1 FOR UPDATE OF live_jobs
 # makes that one's message seem lost. What has crashed before is to have a device to itself.
 IN_SIGHT = 256
 _IN_LINE = f"""
-SELECT job_id, attempt, input FROM (
-    SELECT live_jobs.job_id, live_jobs.attempt, jobs.input, coalesce(attempts.sent_at, attempts.claimed_at) AS sent_at
+SELECT job_id, attempt, (SELECT body FROM inputs WHERE inputs.job_id = waiting.job_id) AS input FROM (
+    SELECT live_jobs.job_id, live_jobs.attempt, coalesce(attempts.sent_at, attempts.claimed_at) AS sent_at
     FROM live_jobs JOIN jobs ON jobs.id = live_jobs.job_id
     JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt
     WHERE live_jobs.provider = 'gpu' AND live_jobs.run IS NULL AND live_jobs.duty = '{Duty.REPORT}'
@@ -153,7 +153,7 @@ async def start(
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """An attempt that a worker may well get next; `input` is as the job's row holds it."""
+    """An attempt that a worker may well get next; `input` is as the record holds it."""
 
     job_id: UUID
     attempt: int

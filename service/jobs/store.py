@@ -43,18 +43,20 @@ _EXTRAS = f""", mark AS (
     INSERT INTO holds (job_id) SELECT id FROM job WHERE '{HOLD}' = ANY (tags)
 ), input_file AS (
     INSERT INTO input_files (job_id, sha256)
-    SELECT DISTINCT id, found[1] FROM job, regexp_matches(input, {INPUT_FILE}, 'g') AS found
-    WHERE strpos(input, '\\u0000') > 0
+    SELECT DISTINCT job_id, found[1] FROM asked, regexp_matches(body, {INPUT_FILE}, 'g') AS found
+    WHERE strpos(body, '\\u0000') > 0
 )
 """
 
 _INSERT_JOB = f"""
 job AS (
-    INSERT INTO jobs (id, tenant_id, model, input, provider, priority, webhook_url, deadline_at, metadata, tags,
+    INSERT INTO jobs (id, tenant_id, model, provider, priority, webhook_url, deadline_at, metadata, tags,
                       retry_of, callback_format, hints, asked_provider)
     {{rows}}
-    RETURNING id, tenant_id, model, provider, asked_provider, deadline_at, created_at, tags, metadata, input, hints,
-              priority
+    RETURNING id, tenant_id, model, provider, asked_provider, deadline_at, created_at, tags, metadata, hints, priority,
+              retry_of
+), asked AS (
+    INSERT INTO inputs (job_id, body) SELECT job.id, {{input}} RETURNING job_id, body
 ), live AS (
     INSERT INTO live_jobs (job_id, tenant_id, status, duty, rank, deadline_at, start_by, provider, fallback,
                            spill_seconds, reason)
@@ -68,7 +70,7 @@ job AS (
 SELECT id, created_at FROM job
 """
 
-_GIVEN = """SELECT $1::uuid, $2::uuid, $3::text, $4::text, $5::text, $6::text, $7::text,
+_GIVEN = """SELECT $1::uuid, $2::uuid, $3::text, $5::text, $6::text, $7::text,
            now() + make_interval(secs => $8::float8), $9::jsonb, $10::text[], $11::uuid, $13::text, $14::jsonb,
            $15::text
     """
@@ -76,7 +78,9 @@ _GIVEN_ROUTE = "$16::text, $17::float8, $18::text FROM job"
 
 
 def _insert_one(only_if: str = "", extras: str = _EXTRAS) -> str:
-    return _INSERT_JOB.format(rows=_GIVEN + only_if, rank="$12::smallint", route=_GIVEN_ROUTE, extras=extras)
+    return _INSERT_JOB.format(
+        rows=_GIVEN + only_if, input="$4::text FROM job", rank="$12::smallint", route=_GIVEN_ROUTE, extras=extras
+    )
 
 
 # PostgreSQL prepares each part of a statement, be there a row for it or not, so jobs without extras have their own.
@@ -118,7 +122,8 @@ _RETRY_MANY = "WITH " + _INSERT_JOB.format(
            CASE WHEN asked_provider IS NOT NULL THEN 'its client asked for it'
                 ELSE 'a rule prefers ' || rule.prefer END
     FROM job {_RULE.format(job="job")}""",
-    rows=f"""SELECT asked.new_id, old.tenant_id, old.model, old.input,
+    input="old.body FROM job JOIN inputs AS old ON old.job_id = job.retry_of",
+    rows=f"""SELECT asked.new_id, old.tenant_id, old.model,
            CASE WHEN rule.alone THEN rule.prefer ELSE coalesce(old.asked_provider, rule.prefer, 'fal') END,
            old.priority, old.webhook_url,
            now() + (old.deadline_at - old.created_at), old.metadata, old.tags, old.id, old.callback_format, old.hints,
@@ -126,7 +131,8 @@ _RETRY_MANY = "WITH " + _INSERT_JOB.format(
     FROM unnest($1::uuid[], $2::uuid[]) AS asked (old_id, new_id)
     JOIN jobs AS old ON old.id = asked.old_id JOIN outcomes ON outcomes.job_id = old.id
     {_RULE.format(job="old")}
-    WHERE outcomes.status IN ({target(Event.FAILED)}, {target(Event.CANCELLED)}) AND old.input <> ''
+    WHERE outcomes.status IN ({target(Event.FAILED)}, {target(Event.CANCELLED)})
+      AND EXISTS (SELECT FROM inputs WHERE inputs.job_id = old.id)
     ORDER BY asked.old_id
     {_IF_NOT_RETRIED}""",
 )
@@ -238,7 +244,8 @@ WITH probe AS (
     INSERT INTO job_events (job_id, event, status, attempt)
     SELECT job_id, '{AttemptState.SUBMITTING}', status, attempt FROM moved
 )
-SELECT moved.job_id, moved.attempt, jobs.model, jobs.input, jobs.priority, moved.refused_seconds,
+SELECT moved.job_id, moved.attempt, jobs.model, jobs.priority, moved.refused_seconds,
+       (SELECT body FROM inputs WHERE inputs.job_id = moved.job_id) AS input,
        EXISTS (SELECT FROM probe) AS probe,
        jobs.hints, extract(epoch FROM now() - jobs.created_at)::float8 AS waited, moved.fallback, moved.spill_seconds
 FROM moved JOIN jobs ON jobs.id = moved.job_id

@@ -18,17 +18,15 @@ ON CONFLICT (sha256) DO UPDATE SET since = excluded.since
 """
 
 _INPUT = f"""
-WITH wanted AS MATERIALIZED (
-    SELECT id, input FROM jobs WHERE id = ANY ($1::uuid[]) AND input <> '' FOR UPDATE
-), noted AS (
-    INSERT INTO removals (job_id, part, sha256, size)
-    SELECT id, '{Part.INPUT}', CASE WHEN $2 THEN encode(sha256(convert_to(input, 'UTF8')), 'hex') END,
-           octet_length(input)
-    FROM wanted ON CONFLICT DO NOTHING
+WITH gone AS (
+    DELETE FROM inputs WHERE job_id = ANY ($1::uuid[]) RETURNING job_id, body
 ), file AS (
-    DELETE FROM input_files USING wanted WHERE job_id = wanted.id RETURNING sha256
+    DELETE FROM input_files USING gone WHERE input_files.job_id = gone.job_id RETURNING sha256
 ), doomed AS ({_DOOMED.format(referred="file")})
-UPDATE jobs SET input = '' FROM wanted WHERE jobs.id = wanted.id
+INSERT INTO removals (job_id, part, sha256, size)
+SELECT job_id, '{Part.INPUT}', CASE WHEN $2 THEN encode(sha256(convert_to(body, 'UTF8')), 'hex') END,
+       octet_length(body)
+FROM gone ON CONFLICT DO NOTHING
 """
 
 # The body of the callback that told of it goes with it.

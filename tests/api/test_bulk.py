@@ -96,12 +96,13 @@ async def test_a_repetition_is_the_job_as_it_was(client: httpx.AsyncClient, cont
 
     async def kept(of: UUID) -> dict[str, Any]:
         row = await context.db.fetchrow(
-            "SELECT jobs.tenant_id, input, jobs.provider, priority, webhook_url, callback_format, hints, metadata,"
+            "SELECT jobs.tenant_id, body, jobs.provider, priority, webhook_url, callback_format, hints, metadata,"
             " tags, extract(epoch FROM jobs.deadline_at - jobs.created_at)::float8 AS seconds, rank, status, duty,"
             " (SELECT array_agg(name || value ORDER BY name, value) FROM job_marks WHERE job_id = jobs.id) AS marks,"
             " EXISTS (SELECT FROM holds WHERE holds.job_id = jobs.id) AS held,"
             " (SELECT array_agg(event) FROM job_events WHERE job_events.job_id = jobs.id) AS events"
-            " FROM jobs JOIN live_jobs ON live_jobs.job_id = jobs.id WHERE retry_of = $1",
+            " FROM jobs JOIN inputs ON inputs.job_id = jobs.id JOIN live_jobs ON live_jobs.job_id = jobs.id"
+            " WHERE retry_of = $1",
             of,
         )
         assert row is not None
@@ -117,7 +118,7 @@ async def test_what_was_not_done_is_told_with_the_reason(
     before = (await client.post(f"/v1/jobs/{repeated}/retry")).json()["request_id"]
     begun = await begin(client)
     # After it was begun, and before its turn.
-    await context.db.execute("UPDATE jobs SET input = '' WHERE id = $1", emptied)
+    await context.db.execute("DELETE FROM inputs WHERE job_id = $1", emptied)
     action = await records.take(context.db, 30)
     assert action is not None
     await acting.plan(context, action)
@@ -264,7 +265,7 @@ async def test_a_preview_counts_what_would_be_done_and_nothing_that_was(
     await count_all(context.db)
     repeated, emptied, _ = await fail_many(context.db, tenant, 3)
     await client.post(f"/v1/jobs/{repeated}/retry")
-    await context.db.execute("UPDATE jobs SET input = '' WHERE id = $1", emptied)
+    await context.db.execute("DELETE FROM inputs WHERE job_id = $1", emptied)
     found = (await client.post(f"{ACTIONS}/preview", json=FAILED)).json()
     assert (found["jobs"], found["skipped"], found["cost"]) == (1, 2, "0.02")
     begun = await begin(client)

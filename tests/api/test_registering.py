@@ -33,9 +33,9 @@ async def test_the_input_is_sent_on_as_the_client_wrote_it(client: httpx.AsyncCl
     )
     body = f'{{"model": "fal-ai/llava-next", "input": {text}}}'
     job = (await client.post("/v1/jobs", content=body)).json()
-    row = await db.fetchrow("SELECT input FROM jobs WHERE id = $1", UUID(job["request_id"]))
+    row = await db.fetchrow("SELECT body FROM inputs WHERE job_id = $1", UUID(job["request_id"]))
     assert row is not None
-    assert row["input"] == text
+    assert row["body"] == text
 
 
 @pytest.mark.parametrize(

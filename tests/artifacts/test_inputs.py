@@ -73,9 +73,9 @@ async def test_the_row_names_the_file_and_the_answer_its_address(
 ) -> None:
     registered = await client.post("/v1/jobs", json=asked(input={"image_url": PNG, "prompt": "What?"}))
     job = (await client.get(f"/v1/jobs/{registered.json()['request_id']}")).json()
-    row = await db.fetchrow("SELECT input FROM jobs")
+    row = await db.fetchrow("SELECT body FROM inputs")
     assert row is not None
-    assert PNG[30:] not in row["input"]
+    assert PNG[30:] not in row["body"]
     assert registered.json()["input"] == job["input"]
     file = await nobody.get(job["input"]["image_url"])
     assert (file.content, file.headers["content-type"]) == (picture(7), "image/png")

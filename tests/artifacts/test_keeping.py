@@ -115,7 +115,7 @@ async def test_nothing_is_kept_of_an_input_that_was_removed_meanwhile(on_site: C
     async with answering(answer(PICTURE)) as elsewhere:
         job_id = await ended(on_site, tenant, {"image_url": f"{elsewhere.url}/picture.png"}, elsewhere)
         text = json.dumps({"image_url": f"{elsewhere.url}/picture.png"})
-        await on_site.db.execute("UPDATE jobs SET input = '' WHERE id = $1", job_id)
+        await on_site.db.execute("DELETE FROM inputs WHERE job_id = $1", job_id)
         keeper = keeping.Keeper(on_site)
         keeper.look(job_id, text)
         await keeper.pump.drain()

@@ -39,8 +39,8 @@ async def ended_many(db: Database, tenant: UUID, url: str, number: int) -> list[
 
 
 _COPY_JOBS = """
-INSERT INTO jobs (id, tenant_id, model, input, provider, priority, metadata, tags, webhook_url)
-SELECT gen_random_uuid(), tenant_id, model, input, provider, priority, metadata, tags, webhook_url
+INSERT INTO jobs (id, tenant_id, model, provider, priority, metadata, tags, webhook_url)
+SELECT gen_random_uuid(), tenant_id, model, provider, priority, metadata, tags, webhook_url
 FROM jobs, generate_series(1, $2) WHERE id = $1 RETURNING id
 """
 _COPY_OUTCOMES = """

@@ -43,9 +43,9 @@ async def test_it_is_a_job_as_any_other(client: httpx.AsyncClient) -> None:
 async def test_the_input_goes_on_to_the_letter(client: httpx.AsyncClient, db: Database) -> None:
     body = b'{ "prompt":"\\u00e9", "image_url": "https://example.com/a.png", "temperature": 0.10 }'
     request_id = (await submit(client, json=None, content=body))["request_id"]
-    row = await db.fetchrow("SELECT input FROM jobs WHERE id = $1", request_id)
+    row = await db.fetchrow("SELECT body FROM inputs WHERE job_id = $1", request_id)
     assert row is not None
-    assert row["input"].encode() == body
+    assert row["body"].encode() == body
 
 
 @pytest.mark.parametrize("end", ["", "/"])

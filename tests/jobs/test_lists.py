@@ -50,8 +50,9 @@ async def record(addresses: Addresses, opened: Context, api: str) -> AsyncIterat
     tenant = await opened.db.fetchrow("SELECT id FROM tenants WHERE name = 'default'")
     assert tenant is not None
     texts = await opened.db.fetch(
-        "SELECT jobs.id, input, text, cost FROM jobs LEFT JOIN results ON results.job_id = id"
-        " LEFT JOIN outcomes ON outcomes.job_id = id WHERE jobs.tenant_id = $1",
+        "SELECT jobs.id, inputs.body AS input, text, cost FROM jobs JOIN inputs ON inputs.job_id = id"
+        " LEFT JOIN results ON results.job_id = id LEFT JOIN outcomes ON outcomes.job_id = id"
+        " WHERE jobs.tenant_id = $1",
         tenant["id"],
     )
     headers = {"authorization": f"Key {key}"}

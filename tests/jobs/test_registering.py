@@ -74,9 +74,9 @@ async def test_a_job_is_repeated_once_however_many_ask(context: Context, tenant:
 async def test_what_a_job_was_asked_is_kept_word_for_word(db: Database, tenant: UUID) -> None:
     text = '{ "prompt" :"\\u00e9é \\ud83d\\ude00", "seed": 12345678901234567890 }'
     job_id = await making.queued(db, tenant, input=text)
-    row = await db.fetchrow("SELECT input FROM jobs WHERE id = $1", job_id)
+    row = await db.fetchrow("SELECT body FROM inputs WHERE job_id = $1", job_id)
     assert row is not None
-    assert row["input"] == text
+    assert row["body"] == text
 
 
 async def test_a_registration_that_fails_leaves_nothing(db: Database, tenant: UUID) -> None:

@@ -72,7 +72,7 @@ async def test_a_removed_input_is_null_and_cannot_be_repeated(
     context: Context, tenant: UUID, client: httpx.AsyncClient, keep: Keep
 ) -> None:
     job_id = await ended(context, tenant)
-    [row] = await context.db.fetch("SELECT input FROM jobs WHERE id = $1", job_id)
+    [row] = await context.db.fetch("SELECT body AS input FROM inputs WHERE job_id = $1", job_id)
     await removing.remove(context.db, [job_id], Part.INPUT, keep)
     shown = (await client.get(f"/v1/jobs/{job_id}")).json()
     assert shown["input"] is None
@@ -259,13 +259,31 @@ async def test_bytes_that_are_reclaimed_stay(context: Context, tenant: UUID) -> 
     assert await context.storage.exists(mask)
 
 
+async def test_a_picture_that_is_kept_while_the_input_is_removed_goes_with_it(context: Context, tenant: UUID) -> None:
+    job_id = await ended(context, tenant)
+
+    async def waits() -> bool:
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'unwanted'"
+        return len(await context.db.fetch(waiting)) == 1
+
+    picture = Measured("ab" * 32, 5, "image/png", 4, 4)
+    async with context.db.transaction() as connection:
+        await connection.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)  # As `remove` begins.
+        keeping = asyncio.create_task(records.record_input_picture(context.db, job_id, picture))
+        await making.until(waits)
+        await connection.execute(removing._STATEMENTS[Part.INPUT, Keep.NOTHING], [job_id], False)
+    await keeping
+    assert await making.count(context.db, "input_files") == 0
+    assert await context.db.fetch("SELECT FROM unreferenced_blobs WHERE sha256 = $1", picture.sha256)
+
+
 async def test_a_job_can_be_registered_with_the_bytes_of_a_removed_one(context: Context, tenant: UUID) -> None:
     first = await ended(context, tenant)
     await removing.remove(context.db, [first], Part.JOB, Keep.NOTHING)
     again: NewJob = making.new_job(tenant)
     second = await ended(context, tenant)
     assert await delete_all(context) == 0
-    [row] = await context.db.fetch("SELECT input FROM jobs WHERE id = $1", second)
+    [row] = await context.db.fetch("SELECT body AS input FROM inputs WHERE job_id = $1", second)
     assert PIXEL in await inputs.whole(context.storage, row["input"])
     assert again.id != second
 

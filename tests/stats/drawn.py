@@ -142,9 +142,10 @@ async def write(db: Database, drawn: list[Drawn]) -> None:
             [(*price, amount and Decimal(amount), "USD") for *price, amount in PRICES],
         ),
         "jobs": (
-            ("id", "tenant_id", "model", "input", "provider", "priority", "metadata", "tags", "created_at"),
-            [(j.id, j.tenant, j.model, "{}", j.provider, "normal", "{}", j.tags, j.created_at) for j in drawn],
+            ("id", "tenant_id", "model", "provider", "priority", "metadata", "tags", "created_at"),
+            [(j.id, j.tenant, j.model, j.provider, "normal", "{}", j.tags, j.created_at) for j in drawn],
         ),
+        "inputs": (("job_id", "body"), [(j.id, "{}") for j in drawn]),
         "job_marks": (
             ("tenant_id", "name", "value", "job_id"),
             [(j.tenant, "tag", tag, j.id) for j in drawn for tag in j.tags],

@@ -298,7 +298,7 @@ async def test_a_runtime_that_is_stopped_takes_nothing_more_and_ends_what_it_has
 
     provider.submit = hold
     first = await making.queued(context.db, tenant)
-    for table in ("jobs", "live_jobs"):
+    for table in ("jobs", "inputs", "live_jobs"):
         await context.db.execute(COPY_OF[table], first, 2_999)
     runtime = Runtime()
 
@@ -321,9 +321,13 @@ async def test_a_runtime_that_is_stopped_takes_nothing_more_and_ends_what_it_has
 
 COPY_OF = {
     "jobs": """
-        INSERT INTO jobs (id, tenant_id, model, input, provider, priority, metadata, tags)
-        SELECT md5(n::text)::uuid, tenant_id, model, input, provider, priority, metadata, tags
+        INSERT INTO jobs (id, tenant_id, model, provider, priority, metadata, tags)
+        SELECT md5(n::text)::uuid, tenant_id, model, provider, priority, metadata, tags
         FROM jobs, generate_series(1, $2) AS n WHERE id = $1
+    """,
+    "inputs": """
+        INSERT INTO inputs (job_id, body)
+        SELECT md5(n::text)::uuid, body FROM inputs, generate_series(1, $2) AS n WHERE job_id = $1
     """,
     "live_jobs": """
         INSERT INTO live_jobs (job_id, tenant_id, status, duty, rank)

@@ -154,7 +154,8 @@ def _rows(yardstick: Yardstick, options: argparse.Namespace) -> list[Row]:
         async with _warm(yardstick, stack, options):
             cost: dict[str, float] = {}
             async with _measured(stack, cost):
-                run = await yardstick.closed_loop("rows", options.jobs, options.clients)
+                # Smaller rows than those that lie there would go into the room that old pages have left, each its own.
+                run = await yardstick.closed_loop("rows", options.jobs, options.clients, rich=True)
             _check(run, options.jobs)
             # Else it is the counting of these jobs that is waited for.
             await calm(stack)

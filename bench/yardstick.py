@@ -27,6 +27,9 @@ IMAGE = "https://llava-vl.github.io/static/images/monalisa.jpg"
 PROMPT = "Do you know who drew this painting? tag:"
 TAG = re.compile(rb"tag:([a-z]+-\d+)")
 OUTPUT = {"output": "Leonardo da Vinci painted it, in Florence.", "partial": False, "timings": {"inference": 0.5}}
+# What makes a job about as large as those of `bench.load`.
+MORE_ASKED = {"metadata": {"customer": "c-18734", "order": 81273, "rating": 4.5}, "tags": ["nightly", "mobile"]}
+MORE_TOLD = {"usage": {"prompt_tokens": 812, "completion_tokens": 143}}
 USER = "bench"
 
 # As many webhooks on their way at once as connections are usual.
@@ -63,6 +66,7 @@ class Run:
     heard: int = 0
     # CPU of this process meanwhile.
     own_cpu_seconds: float = 0.0
+    rich: bool = False
 
     @property
     def jobs_a_second(self) -> float:
@@ -122,8 +126,12 @@ class Yardstick:
             for caller in (self._clients, *self._callers.values()):
                 caller.close()
 
-    async def closed_loop(self, phase: str, jobs: int, clients: int, size: int = 0) -> Run:
-        """Each client registers its next job when the last is registered; all clients share the jobs."""
+    async def closed_loop(self, phase: str, jobs: int, clients: int, size: int = 0, *, rich: bool = False) -> Run:
+        """Each client registers its next job when the last is registered; all clients share the jobs.
+
+        `rich`: they have metadata, tags and usage.
+        """
+        self._runs.setdefault(phase, Run()).rich = rich
         tags = _tags(phase, jobs)
 
         async def client() -> None:
@@ -210,7 +218,8 @@ class Yardstick:
         run = self._run_of(tag)
         run.jobs[tag] = times = Times()
         prompt = (PROMPT + tag).ljust(size, ".")
-        body = json.dumps({"model": MODEL, "input": {"image_url": IMAGE, "prompt": prompt}}).encode()
+        asked = {"model": MODEL, "input": {"image_url": IMAGE, "prompt": prompt}, **(MORE_ASKED if run.rich else {})}
+        body = json.dumps(asked).encode()
         headers = f"Content-Type: application/json\r\n{self._target.headers}"
         times.begun = time.monotonic()
         try:
@@ -263,7 +272,8 @@ class Yardstick:
     async def _deliver(self, tag: str, request_id: str, webhook: str) -> None:
         run = self._run_of(tag)
         times = run.jobs[tag]
-        envelope = {"request_id": request_id, "gateway_request_id": request_id, "status": "OK", "payload": OUTPUT}
+        payload = {**OUTPUT, **(MORE_TOLD if run.rich else {})}
+        envelope = {"request_id": request_id, "gateway_request_id": request_id, "status": "OK", "payload": payload}
         body, url = json.dumps(envelope).encode(), urlsplit(webhook)
         caller = self._callers.get(url.netloc)
         if caller is None:

@@ -99,6 +99,9 @@ def _over(row: Row, phases: Mapping[str, float | None], total: float) -> Iterato
         if phases["provider_queue_seconds"] is not None and phases["run_seconds"] is not None:
             yield "provider_queue_seconds", phases["provider_queue_seconds"]
             yield "run_seconds", phases["run_seconds"]
+        elif row["provider"] == GPU and row["started_at"] is None:
+            # No worker ever began it.
+            yield "provider_queue_seconds", phases["provider_seconds"]
         else:
             yield "provider_seconds", phases["provider_seconds"]
     elif state == AttemptState.SUPERSEDED:

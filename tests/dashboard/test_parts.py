@@ -117,6 +117,9 @@ async def test_a_job_that_waits_for_a_gpu_worker_is_with_nobody_yet(
         assert "A GPU worker is working on it." in part(page, "state")
         assert [words for words, _ in bars(page)][-2:] == ["Waits for a GPU worker", "Runs"]
         assert "A GPU worker is working on the request." in part(page, "log")
+        assert await operations.force_end(context.db, second.job_id)
+        page = await person.get(f"/dashboard/jobs/{second.job_id}")
+        assert [words for words, _ in bars(page)][2:3] == ["Waits for a GPU worker"]
 
 
 async def test_the_place_in_the_providers_queue_is_how_many_are_before_it(

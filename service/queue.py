@@ -8,6 +8,7 @@ takes them all.
 import heapq
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import StrEnum
 from time import monotonic
 from typing import Any, Self
@@ -17,7 +18,7 @@ import structlog
 from celery import Celery
 from kombu import Connection, Exchange, Producer, Queue, serialization
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from service.settings import Settings
 
@@ -115,7 +116,7 @@ class Nudger:
     noted once; the sweep finds the work.
     """
 
-    # Messages of a kind are this far apart on the average, however many jobs come; a few may come together.
+    # Messages are this far apart on the average, however many jobs come; a few may come together.
     INTERVAL = 0.02
     MOST_TOGETHER = 10
 
@@ -314,6 +315,8 @@ class RedisPublisher(Publisher):
             self._read_owed()
             # There is nothing to read now, but that the broker has hung up.
             if self._connection.can_read():
+                self._connection.disconnect()
+                self._is_open = False
                 return False
             self._connection.send_packed_command(self._message(name), check_health=False)
         except RedisError as error:
@@ -326,7 +329,9 @@ class RedisPublisher(Publisher):
 
     def _send(self, packed: Sequence[bytes]) -> None:
         self._is_open = False
-        self._read_owed()
+        # Whether the broker still refuses what it refused then, it tells of this one.
+        with suppress(ResponseError):
+            self._read_owed()
         self._connection.send_packed_command(packed)
         self._connection.read_response()
 

@@ -192,6 +192,12 @@ async def test_inputs_move_and_come_back(empty: str) -> None:
     assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
     [moved] = await facts(empty, "SELECT job_id, body FROM inputs")
     assert moved == {(kept, '{"prompt": "é"}')}
+    # What is removed from there is nowhere else.
+    async with one_connection(empty) as connection:
+        await connection.execute("CHECKPOINT")
+        written = "SELECT position('prompt'::bytea IN pg_read_binary_file(pg_relation_filepath($1::regclass)))"
+        assert await connection.fetchval(written, "inputs") > 0
+        assert await connection.fetchval(written, "jobs") == 0
     there = in_a_process("import sys; downgrade(sys.argv[1], '0014')", empty)
     assert there.wait() == 0, there.communicate()
     [back] = await facts(empty, "SELECT id, input FROM jobs")

@@ -21,6 +21,9 @@ def upgrade() -> None:
     op.create_primary_key("pk_inputs", "inputs", ["job_id"])
     op.create_foreign_key("fk_inputs_job_id", "inputs", "jobs", ["job_id"], ["id"], ondelete="CASCADE")
     op.execute("ALTER TABLE jobs DROP COLUMN input")
+    # That only hides it; what is removed by a rule of retention is to be gone from the disk.
+    op.execute("CLUSTER jobs USING pk_jobs")
+    op.execute("ALTER TABLE jobs SET WITHOUT CLUSTER")
 
 
 def downgrade() -> None:

@@ -121,14 +121,14 @@ async def failing_receivers(around: Surroundings) -> Sequence[Finding]:
     findings = []
     for row in rows:
         whose = f" of {row['tenant']}" if around.tenant_id is None else ""
-        pending = int(row["pending"])
+        pending, failures = int(row["pending"]), int(row["failures"])
         held = f"; nothing is sent there until {row['open_until']:%H:%M:%S} UTC" if row["open_until"] else ""
         findings.append(
             Finding(
                 "failing_receiver",
                 Severity.WARNING,
-                f"The receiver {row['receiver']}{whose} failed {number(row['failures'], 'time')} in a row{held}, and"
-                f" {number(pending, 'callback')} {agrees(pending, 'waits', 'wait')}.",
+                f"The receiver {row['receiver']}{whose} failed {failures:,} {agrees(failures, 'time', 'times')}"
+                f" in a row{held}, and {number(pending, 'callback')} {agrees(pending, 'waits', 'wait')}.",
                 "Its owner has to mend it. What was not delivered within two days is given up, and can be told once"
                 " more: `roundtrip callbacks redeliver --since`.",
                 row["since"],

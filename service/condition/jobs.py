@@ -256,7 +256,7 @@ async def failing_models(around: Surroundings) -> Sequence[Finding]:
 LONG_RUN_SECONDS = 600.0
 _LONG = f"""
 WITH oldest AS MATERIALIZED (
-    SELECT job_id, attempt, provider = '{GPU}' AND run IS NULL AS waits FROM live_jobs {{mine}}
+    SELECT job_id, attempt, provider = '{GPU}' AND status = '{Status.SUBMITTED}' AS waits FROM live_jobs {{mine}}
     ORDER BY job_id LIMIT {MOST_COUNTED}
 )
 SELECT oldest.waits, count(*) AS jobs, min(attempts.answered_at) AS since, (SELECT count(*) FROM oldest) AS looked

@@ -149,7 +149,7 @@ def _next_live(facts: Facts) -> Iterator[str | Markup]:
             yield "Its worker tells of its end. If nothing is heard of that worker, another one gets the job."
         case _ if job["provider"] == GPU and facts.gpu_workers != 0:
             spill, other = live["spill_seconds"], live["fallback"]
-            elsewhere = f" If none does within {seconds(spill)}, {other} gets it." if spill and other else ""
+            elsewhere = f" If none has {seconds(spill)} after the offer, {other} gets it." if spill and other else ""
             yield f"The next GPU worker of its model that is free takes it.{elsewhere}"
         case _ if facts.gpu_workers == 0:
             elsewhere = (

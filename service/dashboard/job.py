@@ -135,7 +135,11 @@ class _Account:
         return {"shown": shown(self._row, self._links), "row": self._row}
 
     async def time(self) -> Mapping[str, Any]:
-        return {"waterfall": waterfall(self._row, datetime.now(UTC)), "row": self._row}
+        row = self._row
+        begun = row["status"] in LIVE and row["provider"] == GPU and row["started_at"] is not None
+        live = await reads.live_of(self._db, self._id) if begun else None
+        waits = live is not None and live["run"] is None
+        return {"waterfall": waterfall(row, datetime.now(UTC), waits=waits), "row": row}
 
     async def attempts(self) -> Mapping[str, Any]:
         rows, given_up = await reads.attempts_of(self._db, self._id), dict[int, datetime]()

@@ -57,17 +57,18 @@ class Waterfall:
 _Step = tuple[str, float, float | None]
 
 
-def waterfall(row: Row, now: datetime) -> Waterfall:
+def waterfall(row: Row, now: datetime, *, waits: bool = False) -> Waterfall:
+    """`waits`: for a GPU worker, though one had begun it before."""
     phases = phases_of(row)
     ended = row["completed_at"] is not None
     so_far = max(0.0, (now - row["created_at"]).total_seconds())
     total = phases["total_seconds"] if ended and phases["total_seconds"] is not None else so_far
     steps, offset = list[_Step](), 0.0
-    for name, seconds in _over(row, phases, total) if ended else _done(row, phases):
+    for name, seconds in _over(row, phases, total) if ended else _done(row, phases, waits):
         steps.append((name, offset, seconds))
         offset += seconds or 0.0
     after = [(name, total, phases[name]) for name in ("copy_seconds", "callback_seconds") if phases[name] is not None]
-    going_on = [] if ended else [(_now(row), offset, None)]
+    going_on = [] if ended else [(_now(row, waits), offset, None)]
     steps += going_on + after
     longest = max([total, *(start + (seconds or 0.0) for _, start, seconds in steps)]) or 1.0
     bars = []
@@ -104,23 +105,23 @@ def _over(row: Row, phases: Mapping[str, float | None], total: float) -> Iterato
             yield "provider_queue_seconds", phases["provider_seconds"]
         else:
             yield "provider_seconds", phases["provider_seconds"]
-    elif state == AttemptState.SUPERSEDED:
+    elif state == AttemptState.SUPERSEDED and row["answered_at"] is not None:
         yield "doubt", phases["provider_seconds"]
     yield "webhook_seconds", phases["webhook_seconds"]
 
 
-def _done(row: Row, phases: Mapping[str, float | None]) -> Iterator[tuple[str, float | None]]:
+def _done(row: Row, phases: Mapping[str, float | None], waits: bool) -> Iterator[tuple[str, float | None]]:
     """What of a job that goes on is over."""
     if row["claimed_at"] is not None:
         yield "queued_seconds", phases["queued_seconds"]
         if row["attempt_state"] != AttemptState.SUBMITTING:
             yield "submit_seconds", phases["submit_seconds"]
-        if _now(row) == "run_seconds":
+        if _now(row, waits) == "run_seconds":
             begun = row["answered_at"] or row["claimed_at"]
             yield "provider_queue_seconds", max(0.0, (row["started_at"] - begun).total_seconds())
 
 
-def _now(row: Row) -> str:
+def _now(row: Row, waits: bool) -> str:
     """What a job that goes on is in."""
     state = row["attempt_state"]
     if row["claimed_at"] is None:
@@ -131,6 +132,6 @@ def _now(row: Row) -> str:
         return "again"
     if state == AttemptState.AMBIGUOUS:
         return "doubt"
-    if row["started_at"] is not None:
+    if row["started_at"] is not None and not waits:
         return "run_seconds"
     return "provider_queue_seconds" if row["provider"] == GPU else "provider_seconds"

@@ -268,6 +268,10 @@ async def test_jobs_that_wait_for_a_gpu_worker_are_not_with_the_provider(
     found = await found_of(db)
     assert found.keys() == {"long_runs"}
     assert found["long_runs"].words == "The provider has 1 job for longer than 10 minutes."
+    # What waits for another worker, after its first one crashed, is not among those that its filter shows.
+    await db.execute("UPDATE runs SET heartbeat_at = now() - interval '1 hour'")
+    assert await runs.crash(db, claim.job_id, 1)
+    assert (await found_of(db)).keys() == {"long_runs"}
 
 
 async def test_a_pause_is_told_and_what_waits_for_it_is_not_told_twice(

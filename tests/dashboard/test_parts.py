@@ -117,6 +117,11 @@ async def test_a_job_that_waits_for_a_gpu_worker_is_with_nobody_yet(
         assert "A GPU worker is working on it." in part(page, "state")
         assert [words for words, _ in bars(page)][-2:] == ["Waits for a GPU worker", "Runs"]
         assert "A GPU worker is working on the request." in part(page, "log")
+        await context.db.execute("UPDATE runs SET heartbeat_at = now() - interval '1 hour'")
+        assert await runs.crash(context.db, first.job_id, 1)
+        page = await person.get(f"/dashboard/jobs/{first.job_id}")
+        assert "It waits for a GPU worker" in part(page, "state")
+        assert bars(page)[-1] == ("Waits for a GPU worker", "goes on")
         assert await operations.force_end(context.db, second.job_id)
         page = await person.get(f"/dashboard/jobs/{second.job_id}")
         assert [words for words, _ in bars(page)][2:3] == ["Waits for a GPU worker"]

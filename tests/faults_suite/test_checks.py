@@ -134,6 +134,11 @@ def test_an_outcome_that_is_not_the_report_applied_was_overwritten(evidence: Evi
     assert_red(news.outcomes_overwritten, evidence)
 
 
+def test_a_webhook_that_was_spoiled_on_the_way_tells_nothing(evidence: Evidence) -> None:
+    rows(evidence, "reports")[0]["body"] = b'{"payload": "\x8d"}'
+    assert_red(news.outcomes_overwritten, evidence)
+
+
 def test_two_reports_that_were_applied_are_one_too_many(evidence: Evidence) -> None:
     rows(evidence, "reports").append(dict(rows(evidence, "reports")[0]))
     assert_red(news.outcomes_overwritten, evidence)

@@ -71,6 +71,7 @@ async def test_a_job_alone_costs_four_statements_and_one_message(
 # The keys that a statement finds rows by, in tables that grow with the jobs.
 KEYS = {
     "jobs": {"id"},
+    "inputs": {"job_id"},
     "live_jobs": {"job_id", "provider", "due_at"},
     "attempts": {"job_id", "provider_request_id"},
     "artifacts": {"job_id"},

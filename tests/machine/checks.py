@@ -75,7 +75,8 @@ def check(account: Account, before: Seen | None, after: Seen) -> None:
 
 
 def has_one_place(seen: Seen) -> None:
-    """Live or ended, never both and never neither."""
+    """Live or ended, never both and never neither; with its input."""
+    assert seen.job["input"] is not None, "its input is gone"
     assert (seen.live is None) != (seen.outcome is None), "it has not exactly one of a live row and an outcome"
     if seen.outcome is not None:
         assert seen.outcome["status"] in ENDED, "its outcome is no end"

@@ -8,7 +8,7 @@ from service.db import Database, Row
 
 # What stands beside an outcome and is as final as it, until a copy is made of a file.
 _READ = {
-    "jobs": "SELECT *, id AS job_id FROM jobs ORDER BY id",
+    "jobs": "SELECT jobs.*, id AS job_id, body AS input FROM jobs LEFT JOIN inputs ON job_id = id ORDER BY id",
     "live": "SELECT *, extract(epoch FROM due_at - now())::float8 AS due_in FROM live_jobs",
     "outcomes": "SELECT * FROM outcomes JOIN results USING (job_id)",
     "attempts": "SELECT * FROM attempts ORDER BY job_id, number",

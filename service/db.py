@@ -91,8 +91,15 @@ class DatabaseAway(Unavailable):
     message = "The database is away; try again shortly."
 
 
-def _away(error: Exception) -> Exception:
-    """asyncpg counts arguments that cannot be encoded among the interface errors, too; those are our bugs."""
+def _away(error: Exception) -> BaseException:
+    """What to raise in its place.
+
+    asyncpg counts arguments that cannot be encoded among the interface errors, too; those are our bugs. And where the
+    connection of a cancelled transaction is lost, it says only that: who was cancelled would go on.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        return asyncio.CancelledError()
     return error if isinstance(error, ValueError) else DatabaseAway()
 
 

@@ -41,6 +41,27 @@ async def test_a_connection_between_the_servers_last_words_and_its_end_is_away(
         await wire.cut()
 
 
+async def test_who_is_cancelled_in_a_transaction_whose_connection_is_lost_ends(settings: Settings, db: Database) -> None:
+    running = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
+
+    async def is_running() -> bool:
+        return await db.fetchrow(running) is not None
+
+    async with open_database(settings.require_database_url(), max_size=1) as away:
+
+        async def sleep() -> None:
+            async with away.transaction() as connection:
+                await connection.execute("SELECT pg_sleep(60)")
+
+        asking = asyncio.create_task(sleep())
+        await making.until(is_running)
+        losing = asyncio.create_task(db.execute(f"SELECT pg_terminate_backend(pid) FROM ({running}) AS found"))
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        await losing
+
+
 async def test_nothing_but_away_is_read_out_of_connections_that_are_cut(settings: Settings) -> None:
     chance, met = random.Random(7), 0
     with tempfile.TemporaryDirectory(prefix="wire-") as folder:

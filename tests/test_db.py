@@ -41,7 +41,7 @@ async def test_a_connection_between_the_servers_last_words_and_its_end_is_away(
         await wire.cut()
 
 
-async def test_who_is_cancelled_in_a_transaction_whose_connection_is_lost_ends(settings: Settings, db: Database) -> None:
+async def test_who_is_cancelled_when_a_connection_is_lost_ends(settings: Settings, db: Database) -> None:
     running = "SELECT pid FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)' AND state = 'active'"
 
     async def is_running() -> bool:

@@ -139,6 +139,11 @@ def test_a_webhook_that_was_spoiled_on_the_way_tells_nothing(evidence: Evidence)
     assert_red(news.outcomes_overwritten, evidence)
 
 
+def test_a_result_that_was_spoiled_on_the_way_is_not_that_of_its_request(evidence: Evidence) -> None:
+    rows(evidence, "outcomes")[0]["body"] = b'{"output": "\x8d"}'
+    assert_red(news.results_of_another_request, evidence)
+
+
 def test_two_reports_that_were_applied_are_one_too_many(evidence: Evidence) -> None:
     rows(evidence, "reports").append(dict(rows(evidence, "reports")[0]))
     assert_red(news.outcomes_overwritten, evidence)

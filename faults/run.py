@@ -27,11 +27,12 @@ from faults.load import Client, Load
 from faults.orders import make_orders
 from faults.processes import Service, started
 from faults.schedule import Fault, make_schedule
+from service.artifacts import copying, decoders
 from service.local.stopping import Stopped
 
 LONG_AGO_SECONDS = 7_200
-# A file takes a process to measure it, so that a busy machine needs its time; none at all is a finding.
-COPY_SECONDS = 40.0
+# By its own limits a copy may take as long as this: its download, its decoder, and its lease if its worker died.
+COPY_SECONDS = copying.COPY_SECONDS + decoders.WALL_SECONDS + copying.LEASE_SECONDS
 COPIES_SECONDS = 300.0
 SPOOL_SECONDS = 45.0
 LOOK_SECONDS = 0.25

@@ -95,7 +95,7 @@ def _away(error: Exception) -> BaseException:
     """What to raise in its place.
 
     asyncpg counts arguments that cannot be encoded among the interface errors, too; those are our bugs. And where the
-    connection of a cancelled transaction is lost, it says only that: who was cancelled would go on.
+    connection is lost of somebody who is being cancelled, it says only that: he would go on.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

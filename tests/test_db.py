@@ -1,6 +1,7 @@
 """What is read out of a database that goes away: never that something did not happen."""
 
 import asyncio
+import contextlib
 import random
 import tempfile
 from pathlib import Path
@@ -60,6 +61,39 @@ async def test_who_is_cancelled_when_a_connection_is_lost_ends(settings: Setting
         with pytest.raises(asyncio.CancelledError):
             await asking
         await losing
+
+
+async def test_who_is_cancelled_while_connections_are_cut_ends(settings: Settings) -> None:
+    chance = random.Random(7)
+    with tempfile.TemporaryDirectory(prefix="wire-") as folder:
+        wire = Wire(settings.require_database_url(), Path(folder))
+        await wire.mend()
+
+        async def cut() -> None:
+            while True:
+                await asyncio.sleep(chance.uniform(0, 0.03))
+                await wire.cut()
+                await asyncio.sleep(chance.uniform(0, 0.01))
+                await wire.mend()
+
+        async def go_on(away: Database) -> None:
+            while True:
+                await asyncio.sleep(0)
+                with contextlib.suppress(DatabaseAway):
+                    await away.execute("SELECT pg_sleep(0.003)")
+
+        cutting = asyncio.create_task(cut())
+        async with open_database(wire.database_url, max_size=3) as away:
+            for _ in range(60):
+                asking = [asyncio.create_task(go_on(away)) for _ in range(4)]
+                await asyncio.sleep(chance.uniform(0, 0.05))
+                for task in asking:
+                    task.cancel()
+                _, pending = await asyncio.wait(asking, timeout=20)
+                assert not pending
+            cutting.cancel()
+            await asyncio.wait([cutting])
+        await wire.cut()
 
 
 async def test_nothing_but_away_is_read_out_of_connections_that_are_cut(settings: Settings) -> None:

@@ -91,14 +91,19 @@ class DatabaseAway(Unavailable):
     message = "The database is away; try again shortly."
 
 
+def is_being_cancelled() -> bool:
+    """Whether whoever asks is to end, whatever he hears meanwhile."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _away(error: Exception) -> BaseException:
     """What to raise in its place.
 
     asyncpg counts arguments that cannot be encoded among the interface errors, too; those are our bugs. And where the
     connection is lost of somebody who is being cancelled, it says only that: he would go on.
     """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
+    if is_being_cancelled():
         return asyncio.CancelledError()
     return error if isinstance(error, ValueError) else DatabaseAway()
 

@@ -15,7 +15,7 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from service.db import AWAY, Database, DatabaseAway
+from service.db import AWAY, Database, DatabaseAway, is_being_cancelled
 from service.jobs.guards import CHANNEL
 from service.jobs.lifecycle import Status
 
@@ -112,7 +112,8 @@ class Waiting:
 
     async def listen(self, database_url: str) -> None:
         """Runs until it is cancelled; a connection that is lost is made again."""
-        while True:
+        # To close one may say that it is lost, in place of the cancellation.
+        while not is_being_cancelled():
             try:
                 connection = await asyncpg.connect(database_url, timeout=5)
                 gone = asyncio.Event()

@@ -41,6 +41,19 @@ class Gate:
         assert self.opened.wait(10)
 
 
+class Line:
+    """Sends at once, while it is open."""
+
+    def __init__(self) -> None:
+        self.sent: list[TaskName] = []
+        self.is_open = True
+
+    def at_once(self, name: TaskName) -> bool:
+        if self.is_open:
+            self.sent.append(name)
+        return self.is_open
+
+
 def test_a_nudge_is_published() -> None:
     published: list[TaskName] = []
     nudger = Nudger(published.append)
@@ -129,16 +142,11 @@ def test_the_end_publishes_what_is_due_and_nothing_else() -> None:
 
 
 def test_a_nudge_that_can_be_sent_at_once_is() -> None:
-    sent: list[TaskName] = []
     published: list[TaskName] = []
-
-    def at_once(name: TaskName) -> bool:
-        sent.append(name)
-        return True
-
-    nudger = Nudger(published.append, at_once)
+    line = Line()
+    nudger = Nudger(published.append, line.at_once)
     nudger.nudge(TaskName.SUBMIT)
-    assert sent == [TaskName.SUBMIT]
+    assert line.sent == [TaskName.SUBMIT]
     nudger.close()
     assert published == []
 
@@ -168,48 +176,37 @@ def test_a_broker_that_refused_the_last_nudge_is_noted_and_this_one_is_published
 
 
 def test_nothing_is_sent_at_once_while_the_thread_publishes() -> None:
-    gate = Gate()
-    can = False
-    sent: list[TaskName] = []
-
-    def at_once(name: TaskName) -> bool:
-        if can:
-            sent.append(name)
-        return can
-
-    nudger = Nudger(gate.publish, at_once)
+    gate, line = Gate(), Line()
+    line.is_open = False
+    nudger = Nudger(gate.publish, line.at_once)
     nudger.nudge(TaskName.SUBMIT)
     assert gate.entered.wait(10)
-    can = True
+    line.is_open = True
     nudger.nudge(TaskName.COPY)
     gate.opened.set()
     nudger.close()
-    assert (gate.published, sent) == ([TaskName.SUBMIT, TaskName.COPY], [])
+    assert (gate.published, line.sent) == ([TaskName.SUBMIT, TaskName.COPY], [])
 
 
 def test_beyond_the_first_few_nudges_become_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Nudger, "INTERVAL", 3_600)
-    sent: list[TaskName] = []
     published: list[TaskName] = []
-
-    def at_once(name: TaskName) -> bool:
-        sent.append(name)
-        return True
-
-    nudger = Nudger(published.append, at_once)
+    line = Line()
+    nudger = Nudger(published.append, line.at_once)
     for _ in range(100):
         nudger.nudge(TaskName.SUBMIT)
     nudger.close()
-    assert (len(sent), published) == (Nudger.MOST_TOGETHER, [TaskName.SUBMIT])
+    assert (len(line.sent), published) == (Nudger.MOST_TOGETHER, [TaskName.SUBMIT])
 
 
 def test_there_is_room_for_another_nudge_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Nudger, "MOST_TOGETHER", 1)
     published: list[TaskName] = []
     nudger = Nudger(published.append)
-    for number in (1, 2):
-        nudger.nudge(TaskName.SUBMIT)
-        eventually(lambda number=number: len(published) == number)  # type: ignore[misc]
+    nudger.nudge(TaskName.SUBMIT)
+    eventually(lambda: len(published) == 1)
+    nudger.nudge(TaskName.SUBMIT)
+    eventually(lambda: len(published) == 2)
     nudger.close()
 
 

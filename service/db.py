@@ -153,6 +153,13 @@ class Database:
             raise _away(error) from error
         return [rows.get(values[0]) for values in asked]
 
+    async def fetchrow_holding(self, hold: str, sql: str, *values: Any) -> Row | None:
+        """As `fetchrow`, once `hold` has locked a row by the first of the values."""
+        async with self.transaction() as connection:
+            await connection.execute(hold, values[0])
+            row: Row | None = await connection.fetchrow(sql, *values)
+            return row
+
     async def execute(self, sql: str, *values: Any) -> str:
         try:
             return await self.pool.execute(sql, *values)

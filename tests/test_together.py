@@ -9,9 +9,10 @@ import asyncpg
 import pytest
 
 from service.context import Context
-from service.db import LARGE, TOGETHER_AT_A_TIME, Database, DatabaseAway, Row
+from service.db import LARGE, SESSION, TOGETHER_AT_A_TIME, Database, DatabaseAway, Row, open_database
 from service.jobs import store
 from tests import making
+from tests.servers import Addresses
 
 # A row that begins with the first value, and the transaction that it comes from.
 SQL = "SELECT $1::int AS number, pg_current_xact_id()::text AS xid, length($2::text) AS length WHERE $1 % 5 <> 3"
@@ -68,18 +69,33 @@ async def own_table(db: Database) -> AsyncIterator[None]:
     await db.execute("DROP TABLE own_table")
 
 
-async def test_one_whose_row_is_locked_for_long_does_not_hold_up_the_others(context: Context, tenant: UUID) -> None:
-    claims = [await making.claimed(context.db, tenant) for _ in range(6)]
+@pytest.fixture
+async def unhurried(addresses: Addresses, db: Database, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Database]:
+    """Sessions that wait for a lock until the statement's own time is over."""
+    monkeypatch.setitem(SESSION, "lock_timeout", "0")
+    async with open_database(addresses.database) as opened:
+        yield opened
+
+
+async def test_an_end_whose_row_is_locked_waits_for_it_alone(unhurried: Database, tenant: UUID) -> None:
+    claims = [await making.claimed(unhurried, tenant) for _ in range(6)]
     locked = claims[2]
-    async with context.db.transaction() as connection:
+    async with unhurried.transaction() as connection:
         await connection.execute("SELECT FROM live_jobs WHERE job_id = $1 FOR UPDATE", locked.job_id)
-        ends = {claim: asyncio.create_task(making.settle(context.db, claim)) for claim in claims}
+        ends = {claim: asyncio.create_task(making.settle(unhurried, claim)) for claim in claims}
         alone = ends.pop(locked)
         assert await asyncio.gather(*ends.values()) == [True] * 5
-        assert await making.status(context.db, locked.job_id) == "queued"
-    [told] = await asyncio.gather(alone, return_exceptions=True)
-    # It was patient enough, or has to come again.
-    assert told is True or (isinstance(told, DatabaseAway) and await making.settle(context.db, locked))
+        assert await making.status(unhurried, locked.job_id) == "queued"
+    assert await alone
+
+
+async def test_one_that_waits_too_long_does_not_hold_up_the_others(own_table: None, db: Database) -> None:
+    await db.execute("INSERT INTO own_table (number) SELECT generate_series(1, 6)")
+    async with db.transaction() as connection:
+        await connection.execute("SELECT FROM own_table WHERE number = 3 FOR UPDATE")
+        rows = await asked(db, "UPDATE own_table SET of = $1 WHERE number = $1 RETURNING number", *zip(range(1, 7)))
+    assert isinstance(rows.pop(2), DatabaseAway)
+    assert [row["number"] for row in rows if isinstance(row, asyncpg.Record)] == [1, 2, 4, 5, 6]
 
 
 async def test_two_that_begin_alike_are_told_apart(db: Database) -> None:
@@ -104,25 +120,18 @@ async def test_jobs_that_are_registered_together_are_all_there(context: Context,
     assert await making.count(context.db, "live_jobs") == await making.count(context.db, "job_events") == 30
 
 
-@pytest.mark.parametrize("what", ["answers", "ends"])
-async def test_live_rows_are_locked_in_their_order(context: Context, tenant: UUID, what: str) -> None:
-    """So that answers and ends that are written at the same time never wait for each other."""
+async def test_answers_lock_live_rows_in_their_order(context: Context, tenant: UUID) -> None:
+    """So that two workers that write answers to the same jobs never wait for each other."""
     for _ in range(6):
         await making.queued(context.db, tenant)
     claims = sorted(await making.claim_all(context.db), key=lambda claim: claim.job_id, reverse=True)
     last, first = claims[0], claims[-1]
     # The one that must be locked first is given last, and stands last in the table.
     await context.db.execute("UPDATE live_jobs SET rank = rank WHERE job_id = $1", first.job_id)
-
-    async def write() -> None:
-        if what == "answers":
-            await store.record_answers(context.db, [making.accepted(claim, f"r-{claim.job_id}") for claim in claims])
-        else:
-            await asyncio.gather(*(making.settle(context.db, claim) for claim in claims))
-
+    answers = [making.accepted(claim, f"r-{claim.job_id}") for claim in claims]
     async with context.db.transaction() as connection:
         await connection.execute("SELECT FROM live_jobs WHERE job_id = $1 FOR UPDATE", first.job_id)
-        writing = asyncio.create_task(write())
+        writing = asyncio.create_task(store.record_answers(context.db, answers))
 
         async def waits() -> bool:
             waiting = "pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

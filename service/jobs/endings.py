@@ -82,12 +82,16 @@ _KEPT = f""", outcome AS (
 # First the live row is locked and then the attempt, so that the request ID is compared with what a submit
 # answer that was being written at the same time has put there. An attempt that has none yet takes the webhook's,
 # unless that is known as another attempt's.
+#
+# Nobody is waited for: a statement that had to wait would look at each row again, and set up its whole plan for each.
 _SETTLE = f"""
 WITH owner AS (
-    SELECT job_id, attempt FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE
+    SELECT job_id, attempt FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE SKIP LOCKED
 ), unseen AS (
+    -- Somebody has the live row in hand.
+    SELECT job_id FROM live_jobs WHERE job_id = $1 AND {{guard}} AND NOT EXISTS (SELECT FROM owner)
     -- A claim was committed after this statement began: its attempt could not be taken along.
-    SELECT job_id FROM owner
+    UNION ALL SELECT job_id FROM owner
     WHERE attempt > 0 AND NOT EXISTS (SELECT FROM attempts WHERE job_id = $1 AND number = owner.attempt)
 ), tried AS (
     SELECT attempts.job_id, attempts.provider, attempts.claimed_at, attempts.answered_at,
@@ -198,6 +202,9 @@ _SETTLE_STATEMENTS = {
     for files in (False, True)
 }
 
+# What was written by whoever had the row is seen by the next statement, and nobody else writes to it before that.
+_HOLD = "SELECT FROM live_jobs WHERE job_id = $1 FOR UPDATE"
+
 
 async def settle(
     db: Database, job_id: UUID, attempt: int, ending: Ending, evidence: Evidence | None, source: str, lifted: Lifted
@@ -241,8 +248,9 @@ async def settle(
         ]
         values.extend(list(column) for column in zip(*rows, strict=True))
     statement = _SETTLE_STATEMENTS[ending.event, bool(lifted.files)]
-    while (row := await db.fetchrow_together(statement, *values)) and row["again"]:
-        continue
+    row = await db.fetchrow_together(statement, *values)
+    while row is not None and row["again"]:
+        row = await db.fetchrow_holding(_HOLD, statement, *values)
     return row
 
 

@@ -196,7 +196,8 @@ async def answer_being_written(addresses: Addresses, db: Database, answer: Answe
 
 
 async def is_waiting_for_a_lock(db: Database) -> bool:
-    row = await db.fetchrow("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'owner'")
+    waiting = "wait_event_type = 'Lock' AND query ~ 'FOR UPDATE'"
+    row = await db.fetchrow(f"SELECT count(*) FROM pg_stat_activity WHERE {waiting}")
     assert row is not None
     return row["count"] == 1
 

@@ -13,10 +13,11 @@ from PIL import Image
 collect_ignore_glob = ["test_*.py"] if find_spec("torch") is None else []
 
 # Read when torch and transformers are imported: one thread, as other tests run beside these; nothing is asked of a hub;
-# modules of remote code go into a fresh folder.
+# modules of remote code go into a fresh folder, which is removed when the session's process ends.
+_hub = tempfile.TemporaryDirectory(prefix="roundtrip-hub-")
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="roundtrip-hub-")
+os.environ["HF_HOME"] = _hub.name
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 
 MakeFolder = Callable[[], Path]

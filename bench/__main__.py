@@ -42,7 +42,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=30.0, help="jobs a second of the open loop")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the open loop")
     parser.add_argument("--warm-up", type=int, default=200, help="jobs before anything is measured")
-    parser.add_argument("--idle", type=float, default=20.0, help="seconds without any job")
+    parser.add_argument("--idle", type=float, default=60.0, help="seconds without any job")
     parser.add_argument(
         "--settle",
         type=float,

@@ -35,9 +35,9 @@ class Counts:
 class Counters:
     """Looks from another database of the same server, so that looking is not counted."""
 
-    def __init__(self, database_url: str, broker_url: str) -> None:
+    def __init__(self, database_url: str, broker_url: str | None) -> None:
         self._database_url = database_url
-        self._valkey = Redis(unix_socket_path=urlsplit(broker_url).path)
+        self._valkey = Redis(unix_socket_path=urlsplit(broker_url).path) if broker_url else None
 
     async def __aenter__(self) -> Self:
         self._connection = await asyncpg.connect(self._database_url, database="postgres")
@@ -47,14 +47,15 @@ class Counters:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._connection.close()
-        self._valkey.close()
+        if self._valkey is not None:
+            self._valkey.close()
 
     async def read(self) -> Counts:
         transactions = await self._connection.fetchval(
             "SELECT xact_commit FROM pg_stat_database WHERE datname = $1",
             urlsplit(self._database_url).path.removeprefix("/"),
         )
-        commands = self._valkey.info("commandstats")
+        commands = self._valkey.info("commandstats") if self._valkey is not None else {}
         # kombu sends a message with one LPUSH and sends nothing else with it.
         return Counts(time.monotonic(), transactions, commands.get("cmdstat_lpush", {}).get("calls", 0))
 

@@ -102,7 +102,9 @@ job_routes = [
 ]
 
 routes = [
+    # Looked for in this order: what is asked for oftenest comes first.
     *front.status_routes,
+    Route("/webhooks/fal/{job_id}/{attempt}/{seal}/{model:path}", receive_fal, methods=["POST"]),
     Mount("/fal", routes=front.routes),
     Route("/v1/jobs", registering.register_job, methods=["POST"]),
     Route("/v1/jobs", jobs.list_jobs),
@@ -135,7 +137,6 @@ routes = [
     Route("/webhooks/gpu-runs/{job_id}/{attempt:int}/{seal}/beat", runs.hear_beat, methods=["POST"]),
     Route("/webhooks/gpu-runs/{job_id}/{attempt:int}/{seal}/files/{name}", runs.keep_file, methods=["POST"]),
     Route("/webhooks/gpu-workers", runs.hear_worker, methods=["POST"]),
-    Route("/webhooks/fal/{job_id}/{attempt}/{seal}/{model:path}", receive_fal, methods=["POST"]),
     Route("/.well-known/jwks.json", callbacks.show_keys),
     Route("/.well-known/jwks-rfc.json", callbacks.show_strict_keys),
     *dashboard.routes,

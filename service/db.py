@@ -52,6 +52,9 @@ LARGE = 64 * 1024
 TOGETHER_AT_A_TIME = 2
 MOST_TOGETHER = 64
 
+# asyncpg wants a number.
+NO_BOUND = 2**63
+
 # These say of a transaction that nothing of it was carried out, and perhaps because of a single one of its values.
 UNDONE = (asyncpg.DeadlockDetectedError, asyncpg.LockNotAvailableError)
 
@@ -111,7 +114,7 @@ def _away(error: Exception) -> BaseException:
 class Database:
     def __init__(self, pool: "asyncpg.Pool[Row]") -> None:
         self.pool = pool
-        self._together: dict[str, Batcher[tuple[Any, ...], Row | None]] = {}
+        self._together: dict[str, Batcher[tuple[Any, tuple[Any, ...]], Row | None]] = {}
 
     async def fetch(self, sql: str, *values: Any) -> list[Row]:
         try:
@@ -125,12 +128,12 @@ class Database:
         except AWAY as error:
             raise _away(error) from error
 
-    async def fetchrow_together(self, sql: str, *values: Any) -> Row | None:
+    async def fetchrow_together(self, sql: str, *values: Any, lock: Any = None) -> Row | None:
         """As `fetchrow`, in one round trip and one transaction with those of this statement that came meanwhile.
 
-        A row that it answers begins with the first of its values, which says what it locks. Where several come at
-        once they are carried out in the order of that, so that no two transactions wait for each other, and never two
-        of the same in one. One whose row is locked for long waits for it alone.
+        A row that it answers begins with the first of its values, which says what it locks, unless `lock` does. Where
+        several come at once they are carried out in the order of that, so that no two transactions wait for each other,
+        and never two of the same in one. One whose row is locked for long waits for it alone.
         """
         if sum(len(value) for value in values if isinstance(value, str | bytes)) > LARGE:
             return await self.fetchrow(sql, *values)
@@ -140,18 +143,19 @@ class Database:
             batcher = self._together[sql] = Batcher(
                 write, whole=(DatabaseAway,), writers=TOGETHER_AT_A_TIME, most=MOST_TOGETHER, name=itemgetter(0)
             )
-        return await batcher.put(values)
+        return await batcher.put((values[0] if lock is None else lock, values))
 
-    async def _fetch_each(self, sql: str, asked: Sequence[tuple[Any, ...]]) -> list[Row | None]:
+    async def _fetch_each(self, sql: str, asked: Sequence[tuple[Any, tuple[Any, ...]]]) -> list[Row | None]:
         if len(asked) == 1:
-            return [await self.fetchrow(sql, *asked[0])]
+            return [await self.fetchrow(sql, *asked[0][1])]
+        in_order = [values for _, values in sorted(asked, key=itemgetter(0))]
         try:
-            rows = {row[0]: row for row in await self.pool.fetchmany(sql, sorted(asked, key=itemgetter(0)))}
+            rows = {row[0]: row for row in await self.pool.fetchmany(sql, in_order)}
         except UNDONE:
             raise  # Each is carried out for itself.
         except AWAY as error:
             raise _away(error) from error
-        return [rows.get(values[0]) for values in asked]
+        return [rows.get(values[0]) for _, values in asked]
 
     async def fetchrow_holding(self, hold: str, sql: str, *values: Any) -> Row | None:
         """As `fetchrow`, once `hold` has locked a row by the first of the values."""
@@ -277,6 +281,9 @@ async def open_database(url: str, *, max_size: int = 12) -> AsyncGenerator[Datab
         max_inactive_connection_lifetime=300,
         command_timeout=35,
         timeout=5,
+        # What a connection has prepared it keeps, however seldom it is asked, and no request pays for a new connection.
+        max_cached_statement_lifetime=0,
+        max_queries=NO_BOUND,
         server_settings=SESSION,
         # No statement of ours changes a session, so there is nothing to reset, and a round trip is saved.
         reset=_keep_session,

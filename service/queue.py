@@ -29,6 +29,9 @@ QUEUE = "roundtrip"
 # A nudge that nobody took for so long has been made up for by sweeps. Minutes, because clocks differ.
 MESSAGE_SECONDS = 600.0
 
+# Redis keeps expired messages, too, until somebody takes them. Were all its memory theirs, no worker could start.
+MOST_WAITING = 1_000
+
 RETRY_ONCE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 
 
@@ -117,7 +120,7 @@ class Nudger:
     """
 
     # Messages are this far apart on the average, however many jobs come; a few may come together.
-    INTERVAL = 0.02
+    INTERVAL = 0.005
     MOST_TOGETHER = 10
 
     # Later ones beyond these are left to the sweep.
@@ -287,6 +290,7 @@ class RedisPublisher(Publisher):
         self._is_open = False
         # Whether the last message's answer is still to be read.
         self._is_owed = False
+        self._waiting = 0
 
     def __call__(self, name: TaskName) -> None:
         """Raises RedisError, or what kombu makes of it."""
@@ -299,13 +303,15 @@ class RedisPublisher(Publisher):
             self._send(packed)
         except RedisConnectionError:
             self._send(packed)
+        if self._waiting > MOST_WAITING:
+            self._send(self._connection.pack_command("LTRIM", QUEUE, 0, MOST_WAITING - 1))
         self._is_open = True
 
     def at_once(self, name: TaskName) -> bool:
         """Send without waiting for an answer, which is read before the next message.
 
         False, and nothing is sent, where that would mean to connect, to wait, to ask whether the broker is still there,
-        or to make a message. Raises RedisError where the last one was refused; this one is not sent then.
+        to make a message or to make room. Raises RedisError where the last one was refused; this one is not sent then.
         """
         if not self._is_open or self._is_stale(name) or monotonic() > self._connection.next_health_check:
             return False
@@ -313,6 +319,8 @@ class RedisPublisher(Publisher):
             if self._is_owed and not self._connection.can_read():
                 return False
             self._read_owed()
+            if self._waiting > MOST_WAITING:
+                return False
             # There is nothing to read now, but that the broker has hung up.
             if self._connection.can_read():
                 self._connection.disconnect()
@@ -333,12 +341,17 @@ class RedisPublisher(Publisher):
         with suppress(ResponseError):
             self._read_owed()
         self._connection.send_packed_command(packed)
-        self._connection.read_response()
+        self._read_answer()
 
     def _read_owed(self) -> None:
         if self._is_owed:
             self._is_owed = False
-            self._connection.read_response()
+            self._read_answer()
+
+    def _read_answer(self) -> None:
+        """To a message: how many wait now. To making room: that it is made."""
+        answer = self._connection.read_response()
+        self._waiting = answer if isinstance(answer, int) else 0
 
     def _make(self, name: TaskName) -> Sequence[bytes]:
         message = super()._make(name)

@@ -6,6 +6,7 @@ from typing import Any
 import structlog
 from celery.beat import PersistentScheduler, ScheduleEntry
 
+from service.queue import MOST_WAITING, QUEUE
 from service.watchdog import ALIVE, Watched
 
 log = structlog.get_logger()
@@ -28,10 +29,16 @@ class WatchedScheduler(PersistentScheduler):
     def apply_entry(self, entry: ScheduleEntry, producer: Any = None) -> None:
         try:
             self.apply_async(entry, producer=producer, advance=False)
+            self._make_room()
         except Exception as error:  # kombu raises each transport's own classes
             self._note_away(error.__cause__ or error)
         else:
             self._away = False
+
+    def _make_room(self) -> None:
+        """Without a worker what is asked by the clock would fill Redis in the end."""
+        if self.connection.transport.driver_type == "redis":
+            self.producer.channel.client.ltrim(QUEUE, 0, MOST_WAITING - 1)
 
     def _ensure_connected(self) -> Any:
         """Waits for the broker as long as it takes, which is no standing still."""

@@ -117,7 +117,11 @@ class Runtime:
                 threading.Thread(target=self._loop.run_forever, name="worker-loop", daemon=True).start()
             if self._worker is None:
                 opened = asyncio.run_coroutine_threadsafe(_open(self._stack), self._loop)
-                self._worker = opened.result(timeout=30)
+                try:
+                    self._worker = opened.result(timeout=30)
+                except TimeoutError:
+                    opened.cancel()  # Or whoever asks next would open a second one beside it.
+                    raise
             return self._worker
 
 

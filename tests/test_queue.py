@@ -24,6 +24,7 @@ from service.queue import (
     transport_options,
 )
 from service.settings import Settings
+from tests.journeys.running import free_port
 from tests.stand_in.server import eventually
 
 
@@ -302,15 +303,45 @@ def test_nobody_waits_for_what_redis_answers(settings: Settings, broker: Redis) 
     assert broker.llen(QUEUE) == 3
 
 
-def test_a_broker_that_hung_up_is_sent_nothing_at_once(settings: Settings, broker: Redis) -> None:
-    publisher = RedisPublisher(settings)
+@pytest.fixture(params=["a socket", "TCP"])
+def reached(request: pytest.FixtureRequest, settings: Settings, broker: Redis) -> Iterator[Settings]:
+    """The same broker over either; over TCP what is sent to one that hung up is lost without a word."""
+    if request.param == "a socket":
+        yield settings
+    else:
+        port = free_port()
+        broker.config_set("port", port)
+        yield settings.model_copy(update={"broker_url": f"redis://127.0.0.1:{port}"})
+        broker.config_set("port", 0)
+
+
+def test_a_broker_that_hung_up_is_sent_nothing_at_once(reached: Settings, broker: Redis) -> None:
+    publisher = RedisPublisher(reached)
     publisher(TaskName.SUBMIT)
     for _ in range(2):  # With an answer that is read, and with one that is not.
         broker.client_kill_filter(_type="normal", skipme=True)
+        eventually(lambda: len(broker.client_list()) == 1)
         assert not publisher.at_once(TaskName.SUBMIT)
         publisher(TaskName.SUBMIT)
         assert publisher.at_once(TaskName.SUBMIT)
     eventually(lambda: broker.llen(QUEUE) == 5)
+
+
+def test_what_nobody_takes_does_not_fill_redis(
+    settings: Settings, broker: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "MOST_WAITING", 20)
+    publisher = RedisPublisher(settings)
+    for _ in range(10):
+        publisher(TaskName.WATCH)
+        for _ in range(10):
+            if not publisher.at_once(TaskName.SUBMIT):
+                publisher(TaskName.SUBMIT)
+        assert int(broker.llen(QUEUE)) <= 20 + 2  # type: ignore[arg-type]
+    publisher(TaskName.TIDY)
+    names = [json.loads(each)["headers"]["task"] for each in broker.lrange(QUEUE, 0, -1)]  # type: ignore[union-attr]
+    assert names[0] == TaskName.TIDY
+    assert len(names) > 10
 
 
 def test_what_redis_refused_is_told_with_the_next_nudge(settings: Settings, broker: Redis) -> None:
@@ -361,6 +392,7 @@ def test_a_broker_that_is_away_is_no_ones_trouble(settings: Settings) -> None:
     nudger = open_nudger(away)
     nudger.nudge(TaskName.SUBMIT)
     nudger.close()
+    assert nudger.is_away
 
 
 @pytest.mark.parametrize("url", ["redis://h", "rediss://h", "redis+socket:///x", "amqp://h", "amqps://h", "pgmq://h/d"])

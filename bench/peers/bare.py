@@ -27,9 +27,14 @@ async def hear(request: Request) -> Response:
     return Response()
 
 
+async def keep(_: "asyncpg.Connection[asyncpg.Record]") -> None:
+    return None
+
+
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[dict[str, Any]]:
-    async with asyncpg.create_pool(DATABASE_URL, min_size=2, max_size=12) as pool:
+    # Without asyncpg's reset, a statement of its own after each: the service does without it, too.
+    async with asyncpg.create_pool(DATABASE_URL, min_size=2, max_size=12, reset=keep) as pool:
         await pool.execute(TABLE)
         yield {"pool": pool}
 

@@ -1,5 +1,6 @@
 """POST /v1/jobs, one and many, and a job's retry."""
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,8 @@ from service.network import check_webhook_url
 from service.requests import answer, authenticate, fit, idempotency_key, read_job, read_long_json
 
 LARGEST_BATCH = 1_000
+# Of one batch: they share transactions, and leave room in these for others.
+AT_A_TIME = 32
 LARGEST_METADATA = 16 * 2**10
 
 
@@ -56,23 +59,26 @@ async def register_batch(request: Request) -> Response:
     if value.keys() - {"jobs"}:
         raise Invalid.at("body", sorted(value.keys() - {"jobs"})[0], msg="Unknown field.", kind="extra_forbidden")
     raw = msgspec.json.decode(body, type=dict[str, list[msgspec.Raw]])["jobs"]
-    entries = [
-        await _register_one(request, caller, each, bytes(part), index, _key_of(key, index))
-        for index, (each, part) in enumerate(zip(listed, raw, strict=True))
-    ]
-    return answer({"jobs": entries}, 202)
+    room = asyncio.Semaphore(AT_A_TIME)
+    async with asyncio.TaskGroup() as group:
+        entries = [
+            group.create_task(_register_one(request, caller, each, bytes(part), index, _key_of(key, index), room))
+            for index, (each, part) in enumerate(zip(listed, raw, strict=True))
+        ]
+    return answer({"jobs": [entry.result() for entry in entries]}, 202)
 
 
 async def _register_one(
-    request: Request, caller: Caller, value: Any, body: bytes, index: int, key: str | None
+    request: Request, caller: Caller, value: Any, body: bytes, index: int, key: str | None, room: asyncio.Semaphore
 ) -> dict[str, Any]:
     context: Context = request.state.context
-    try:
-        job = await read_new_job(context, caller, value, body, ("body", "jobs", index))
-        registered = await operations.register(context, job, key)
-        return {"status": status_of(registered), "job": await reply(request, caller, job, registered)}
-    except ServiceError as error:
-        return {"status": error.status, "error": error.body()}
+    async with room:
+        try:
+            job = await read_new_job(context, caller, value, body, ("body", "jobs", index))
+            registered = await operations.register(context, job, key)
+            return {"status": status_of(registered), "job": await reply(request, caller, job, registered)}
+        except ServiceError as error:
+            return {"status": error.status, "error": error.body()}
 
 
 async def read_new_job(context: Context, caller: Caller, value: Any, body: bytes, loc: tuple[str | int, ...]) -> NewJob:

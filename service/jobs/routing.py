@@ -1,5 +1,6 @@
 """Which provider a job goes to first, to which it may go after that, and why."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -141,6 +142,7 @@ class Routes:
         self._workers: dict[str, int] = {}
         self._waits: dict[str, Remembered[Row | None]] = {}
         self._read_at = float("-inf")
+        self._reading: asyncio.Task[None] | None = None
 
     async def route(self, db: Database, tenant_id: UUID, model: str, asked: str = "auto") -> Route:
         """Costs no statement as long as what was read is fresh, except for a guess at a wait. Raises Invalid."""
@@ -162,18 +164,29 @@ class Routes:
         return provider not in self._paused and (provider != GPU or self._workers.get(model, 0) > 0)
 
     def forget(self) -> None:
-        self._read_at = float("-inf")
+        """What is being read now may be older than what the caller knows."""
+        self._read_at, self._reading = float("-inf"), None
 
     async def _refresh(self, db: Database) -> None:
+        """Read once for all who ask meanwhile."""
         if monotonic() - self._read_at < FRESH_SECONDS:
             return
-        rows = await db.fetch("SELECT * FROM routes")
-        rules = {
-            (row["tenant_id"], row["model"]): Rule(row["prefer"], row["alone"], row["spill_seconds"]) for row in rows
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(db))
+        await asyncio.shield(self._reading)
+
+    async def _read(self, db: Database) -> None:
+        rules, paused, workers = await asyncio.gather(
+            db.fetch("SELECT * FROM routes"), db.fetch("SELECT provider FROM provider_pauses"), db.fetch(_WORKERS)
+        )
+        if self._reading is not asyncio.current_task():
+            return
+        self._rules = {
+            (row["tenant_id"], row["model"]): Rule(row["prefer"], row["alone"], row["spill_seconds"]) for row in rules
         }
-        paused = frozenset(row["provider"] for row in await db.fetch("SELECT provider FROM provider_pauses"))
-        self._workers = {row["model"]: row["workers"] for row in await db.fetch(_WORKERS)}
-        self._rules, self._paused, self._read_at = rules, paused, monotonic()
+        self._paused = frozenset(row["provider"] for row in paused)
+        self._workers = {row["model"]: row["workers"] for row in workers}
+        self._read_at = monotonic()
 
 
 async def rules(db: Database) -> list[Row]:

@@ -173,7 +173,8 @@ async def register_once(
     db: Database, job: NewJob, key: str, fingerprint: bytes, lasts_seconds: float | None = None
 ) -> datetime | None:
     """As `register`, under an idempotency key. None: the key was used before."""
-    row = await db.fetchrow(_REGISTER_ONCE, *_job_values(job), key, fingerprint, lasts_seconds)
+    values = (*_job_values(job), key, fingerprint, lasts_seconds)
+    row = await db.fetchrow_together(_REGISTER_ONCE, *values, lock=(job.tenant_id, key))
     return row["created_at"] if row else None
 
 

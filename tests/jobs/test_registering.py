@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from service.context import Context
-from service.db import Database
+from service.db import TOGETHER_AT_A_TIME, Database
 from service.errors import IdempotencyMismatch
 from service.jobs import due, operations, store
 from service.queue import TaskName
@@ -34,6 +34,18 @@ async def test_ten_registrations_with_one_key_make_one_job(context: Context, ten
     assert len({each.job_id for each in made}) == 1
     assert sum(each.created_at is not None for each in made) == 1
     assert await making.count(context.db, "jobs") == await making.count(context.db, "live_jobs") == 1
+
+
+async def test_jobs_that_are_registered_at_once_share_transactions_also_under_keys(
+    context: Context, tenant: UUID
+) -> None:
+    keys = [f"key {number}" for number in range(30)]
+    made = await asyncio.gather(*(operations.register(context, new_job(tenant), key) for key in keys + keys[::-1]))
+    ids = [each.job_id for each in made]
+    assert ids[:30] == ids[:29:-1]
+    assert len(set(ids)) == sum(each.created_at is not None for each in made) == 30
+    rows = await context.db.fetch("SELECT DISTINCT xmin::text FROM jobs")
+    assert len(rows) <= 2 * TOGETHER_AT_A_TIME + 1
 
 
 async def test_a_key_counts_for_its_tenant_alone(context: Context, tenant: UUID) -> None:

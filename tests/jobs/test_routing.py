@@ -19,6 +19,7 @@ from service.jobs.submitting import Submitter
 from service.jobs.watching import watch
 from service.providers.base import Accepted, Offer
 from tests import making
+from tests.jobs.test_cost import Counting
 from tests.provider import Provider, reply, says
 
 NOBODY: frozenset[str] = frozenset()
@@ -95,6 +96,25 @@ async def test_without_rules_everything_goes_to_fal_and_nothing_is_asked_of_the_
     await submit(both)
     assert await told(both, tenant, job_id) == ("submitted", "fal", None)
     assert sent == []
+
+
+async def test_the_rules_are_read_once_for_all_who_ask_at_once(db: Database, tenant: UUID) -> None:
+    counting, routes = Counting(db.pool), Routes()
+    await asyncio.gather(*(routes.route(counting, tenant, making.MODEL) for _ in range(20)))
+    once = counting.statements
+    await routes.route(counting, tenant, making.MODEL)
+    assert once == counting.statements == 3
+
+
+async def test_what_was_being_read_when_somebody_knows_better_is_not_believed(db: Database, tenant: UUID) -> None:
+    routes = Routes()
+    asked = asyncio.create_task(routes.route(db, tenant, making.MODEL))
+    await asyncio.sleep(0)
+    routes.forget()
+    await routing.set_rule(db, "ours", making.MODEL, "gpu", alone=True, spill_seconds=None)
+    assert (await routes.route(db, tenant, making.MODEL)).provider == "gpu"
+    await asked
+    assert (await routes.route(db, tenant, making.MODEL)).provider == "gpu"
 
 
 async def test_a_refusal_of_the_one_takes_a_job_to_the_other(

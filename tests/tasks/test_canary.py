@@ -6,11 +6,12 @@ import threading
 from types import ModuleType
 
 import pytest
+from redis import Redis
 from structlog.testing import capture_logs
 
 from service.context import Context
 from service.jobs import due
-from service.queue import PatientConnection, build_celery, publishing
+from service.queue import QUEUE, PatientConnection, TaskName, build_celery, publishing
 from service.settings import Settings
 from service.watchdog import ALIVE, ARRIVED
 from tasks.canary import own_queue
@@ -123,6 +124,20 @@ def test_beat_says_that_it_is_alive_and_says_once_that_its_broker_is_away(
             monkeypatch.setattr(scheduler, "apply_async", publish)
             scheduler.apply_entry(entry)
     assert [line["error"] for line in logged] == ["ConnectionError('gone')"] * 2
+
+
+def test_what_is_asked_by_the_clock_does_not_fill_redis_when_nobody_takes_it(
+    tasks: ModuleType, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = importlib.import_module("tasks.clock")
+    monkeypatch.setattr(clock, "MOST_WAITING", 5)
+    scheduler = clock.WatchedScheduler(tasks.celery_app, lazy=True)
+    with Redis(unix_socket_path=settings.require_broker_url().partition("://")[2]) as broker:
+        broker.delete(QUEUE)
+        for _ in range(8):
+            scheduler.apply_entry(scheduler.Entry(TaskName.SWEEP.value, TaskName.SWEEP.value, app=tasks.celery_app))
+        assert broker.llen(QUEUE) == 5
+        broker.delete(QUEUE)
 
 
 def test_what_beat_sends_is_sent_over_a_new_connection_when_the_old_one_is_lost(environment: None) -> None:

@@ -37,8 +37,9 @@ class WatchedScheduler(PersistentScheduler):
 
     def _make_room(self) -> None:
         """Without a worker what is asked by the clock would fill Redis in the end."""
+        channel: Any = self.producer.channel
         if self.connection.transport.driver_type == "redis":
-            self.producer.channel.client.ltrim(QUEUE, 0, MOST_WAITING - 1)
+            channel.client.ltrim(QUEUE, 0, MOST_WAITING - 1)
 
     def _ensure_connected(self) -> Any:
         """Waits for the broker as long as it takes, which is no standing still."""

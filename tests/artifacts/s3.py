@@ -26,8 +26,8 @@ class S3:
     def environment(self) -> dict[str, str]:
         return {**CREDENTIALS, "AWS_ENDPOINT": self.url, "AWS_ALLOW_HTTP": "true"}
 
-    def new_bucket(self) -> str:
-        name = f"files-{uuid4().hex[:12]}"
+    def new_bucket(self, name: str | None = None) -> str:
+        name = name or f"files-{uuid4().hex[:12]}"
         httpx.put(f"{self.url}/{name}", trust_env=False).raise_for_status()
         return name
 
@@ -45,8 +45,9 @@ class S3:
 
 
 @contextmanager
-def running_s3() -> Iterator[S3]:
-    port = free_port()
+def running_s3(port: int | None = None) -> Iterator[S3]:
+    """It forgets everything when it ends."""
+    port = port or free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     # What is uploaded lies in files there.
     with tempfile.TemporaryDirectory(prefix="s3-") as folder:

@@ -581,7 +581,8 @@ artifacts = Table(
     ),
 )
 
-# Files whose copy is still owed; a row goes when the copy is stored or given up.
+# Files whose copy is still owed; a row goes when the copy is stored or given up. `expires_at` is when the link ends, or
+# is taken to end.
 copies = Table(
     "copies",
     metadata,
@@ -590,13 +591,15 @@ copies = Table(
     Column("index", SmallInteger, primary_key=True),
     Column("due_at", Moment, nullable=False, server_default=func.now()),
     Column("tries", SmallInteger, nullable=False, server_default=text("0")),
+    Column("expires_at", Moment, nullable=False, server_default=text("now() + interval '1 hour'")),
     ForeignKeyConstraint(
         ["job_id", "kind", "index"],
         ["artifacts.job_id", "artifacts.kind", "artifacts.index"],
         ondelete="CASCADE",
         name="fk_copies_artifact",
     ),
-    Index("ix_copies_due_at", "due_at"),
+    # The order in which they are taken; what is not due is passed over without a look at its row.
+    Index("ix_copies_order", text("(tries > 0)"), "expires_at", "due_at"),
 )
 
 # What a client is told of a job's end. Inserted by the statement that ends the job; `body`, and the format that it

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import product
 from random import Random
 from uuid import UUID
@@ -203,6 +204,40 @@ async def test_inputs_move_and_come_back(empty: str) -> None:
     [back] = await facts(empty, "SELECT id, input FROM jobs")
     assert back == {(kept, '{"prompt": "é"}'), (removed, "")}
 
+
+async def test_copies_that_are_owed_keep_the_end_of_their_link(empty: str) -> None:
+    downgraded = in_a_process("import sys; upgrade(sys.argv[1]); downgrade(sys.argv[1], '0015')", empty)
+    assert downgraded.wait() == 0, downgraded.communicate()
+    job_id, known = UUID(int=1), datetime(2026, 11, 30, 12, tzinfo=UTC)
+    async with one_connection(empty) as connection:
+        await connection.execute("INSERT INTO tenants (id, name) VALUES ($1, 'ours')", job_id)
+        await connection.execute(JOB_OF_0015, job_id)
+        for index, ends in enumerate((known, None)):
+            await connection.execute(
+                "INSERT INTO artifacts (job_id, tenant_id, kind, index, source_url, source_expires_at)"
+                " VALUES ($1, $1, 'mask', $2, '', $3)",
+                job_id,
+                index,
+                ends,
+            )
+            await connection.execute("INSERT INTO copies (job_id, kind, index) VALUES ($1, 'mask', $2)", job_id, index)
+    assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
+    [ends] = await facts(
+        empty, "SELECT index, expires_at, expires_at - completed_at FROM copies JOIN outcomes USING (job_id)"
+    )
+    assert {(index, end) for index, end, _ in ends if index == 0} == {(0, known)}
+    assert {(index, after) for index, _, after in ends if index == 1} == {(1, timedelta(hours=1))}
+
+
+JOB_OF_0015 = """
+WITH job AS (
+    INSERT INTO jobs (id, tenant_id, model, provider, priority, metadata, tags)
+    VALUES ($1, $1, 'm', 'fal', 'normal', '{}', '{}') RETURNING *
+)
+INSERT INTO outcomes (job_id, tenant_id, model, provider, created_at, received_at, completed_at, status, attempt,
+                      source, http_status, usage, model_timings, total_seconds)
+SELECT id, tenant_id, model, provider, now(), now(), now(), 'completed', 1, 'webhook', 200, '{}', '{}', 0 FROM job
+"""
 
 OLD_REPORT = """
 INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)

@@ -4,6 +4,9 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, urlsplit
 
+# How long a link is taken to last of which nobody knows. fal keeps what it makes for an hour, unless told otherwise.
+LINK_SECONDS = 3_600
+
 LONGEST_SECONDS = 10 * 365 * 86_400
 # Signed by time and duration: Amazon's signature version 4, and Google's.
 SIGNED = (("x-amz-date", "x-amz-expires"), ("x-goog-date", "x-goog-expires"))

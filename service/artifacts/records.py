@@ -25,28 +25,19 @@ class OwedCopy:
     input: str | None = None
 
 
-# How long a link is taken to last of which nobody knows. fal keeps what it makes for an hour, unless told otherwise.
-LINK_SECONDS = 3_600
-
 # Files that were never tried come before those whose host does not answer, and then those whose links end first.
-_TAKE = f"""
-WITH picked AS (
-    SELECT copies.job_id, copies.kind, copies.index
-    FROM copies CROSS JOIN LATERAL (
-        -- Each looked up by its key, also by a plan that was made before there were artifacts.
-        SELECT source_expires_at FROM artifacts
-        WHERE job_id = copies.job_id AND kind = copies.kind AND index = copies.index OFFSET 0
-    ) AS file WHERE due_at <= now()
-    ORDER BY tries, coalesce(source_expires_at, due_at + make_interval(secs => {LINK_SECONDS})), due_at
-    LIMIT $1 FOR UPDATE OF copies SKIP LOCKED
-), taken AS (
-    UPDATE copies SET tries = least(copies.tries + 1, 32767), due_at = now() + make_interval(secs => $2)
-    FROM picked
-    WHERE copies.job_id = picked.job_id AND copies.kind = picked.kind AND copies.index = picked.index
+_TAKE = """
+WITH taken AS (
+    UPDATE copies SET tries = least(tries + 1, 32767), due_at = now() + make_interval(secs => $2)
+    WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM copies WHERE due_at <= now()
+        ORDER BY (tries > 0), expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+    ))
     RETURNING copies.*
 )
 SELECT taken.job_id, taken.kind, taken.index, source_url, taken.tries, content_type, file_name, input
 FROM taken CROSS JOIN LATERAL (
+    -- Each looked up by its key, also by a plan that was made before there were artifacts.
     SELECT source_url, content_type, file_name FROM artifacts
     WHERE job_id = taken.job_id AND kind = taken.kind AND index = taken.index OFFSET 0
 ) AS file

@@ -7,7 +7,7 @@ ended nothing is kept by `filing.py`.
 from collections.abc import Sequence
 from uuid import UUID
 
-from service.artifacts.expiry import expiry_of
+from service.artifacts.expiry import LINK_SECONDS, expiry_of
 from service.catalog.base import Lifted
 from service.catalog.text import storable
 from service.db import Database, Row
@@ -158,9 +158,10 @@ _FILES = f""", file AS (
         $19::text[], $20::int2[], $21::text[], $22::text[], $23::text[], $24::text[], $25::int8[], $26::int4[],
         $27::int4[], $28::timestamptz[]
     ) AS f (kind, index, label, url, content_type, file_name, file_size, width, height, expires_at)
-    RETURNING job_id, kind, index
+    RETURNING job_id, kind, index, source_expires_at
 ), copy AS (
-    INSERT INTO copies (job_id, kind, index) SELECT job_id, kind, index FROM file
+    INSERT INTO copies (job_id, kind, index, expires_at)
+    SELECT job_id, kind, index, coalesce(source_expires_at, now() + make_interval(secs => {LINK_SECONDS})) FROM file
 )"""
 
 

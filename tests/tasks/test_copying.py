@@ -1,6 +1,8 @@
 """Copies of files: owed until they are made, and tried again for as long as that makes sense."""
 
 import asyncio
+import json
+import time
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -28,6 +30,11 @@ async def owing(context: Context, tenant: UUID, *urls: str) -> UUID:
         context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", Lifted(files=files)
     )
     return claim.job_id
+
+
+def ending_in(seconds: float) -> str:
+    """What a link says that ends so soon."""
+    return f"?Expires={int(time.time() + seconds)}"
 
 
 async def files_of(context: Context, job_id: UUID) -> list[Row]:
@@ -118,16 +125,30 @@ async def test_files_that_were_never_tried_come_first(context: Context, tenant: 
 
 async def test_links_that_end_first_are_copied_first(context: Context, tenant: UUID) -> None:
     """Of one that does not say when it ends, an hour is taken for granted."""
-    ends = {0: 7_200, 1: 60, 2: None, 3: 600}
-    job_id = await owing(context, tenant, *(f"http://a.example/{index}" for index in ends))
-    for index, seconds in ends.items():
-        await context.db.execute(
-            "UPDATE artifacts SET source_expires_at = now() + make_interval(secs => $2) WHERE index = $1",
-            index,
-            seconds,
-        )
-    taken = [await records.take_owed(context.db, 1, LEASE_SECONDS) for _ in ends]
-    assert [(each.job_id, each.index) for [each] in taken] == [(job_id, index) for index in (1, 3, 2, 0)]
+    ends = {"two hours": ending_in(7_200), "a minute": ending_in(60), "unknown": "", "ten minutes": ending_in(600)}
+    await owing(context, tenant, *(f"http://a.example/{name}{end}" for name, end in ends.items()))
+    for tries in (0, 5):
+        await let_copies_be_due(context, tries=tries)
+        taken = [await records.take_owed(context.db, 1, LEASE_SECONDS) for _ in ends]
+        assert [each.index for [each] in taken] == [1, 3, 2, 0]
+
+
+async def test_what_few_files_cost_does_not_grow_with_the_many_that_wait(context: Context, tenant: UUID) -> None:
+    await owing(context, tenant, *(f"http://a.example/{number}" for number in range(3_000)))
+    await context.db.execute("UPDATE copies SET tries = index % 3, expires_at = now() + make_interval(secs => index)")
+    async with context.db.transaction() as connection:
+        await connection.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        await connection.execute("PREPARE asked AS " + records._TAKE)
+        [row] = await connection.fetch("EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE asked (64, 15)")
+        await connection.execute("DEALLOCATE asked")
+    assert most_seen(json.loads(row[0])[0]["Plan"], "copies") == 64
+
+
+def most_seen(plan: dict[str, Any], table: str) -> int:
+    """The rows that one scan of the table looked at."""
+    mine = plan["Actual Loops"] * (plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0))
+    below = [most_seen(part, table) for part in plan.get("Plans", ())]
+    return int(max([mine if plan.get("Relation Name") == table and "Scan" in plan["Node Type"] else 0, *below]))
 
 
 async def test_a_copy_that_was_taken_is_somebody_elses_after_its_lease(context: Context, tenant: UUID) -> None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import click
 
+from service.artifacts.commands import files
 from service.bulk.commands import abort_action, cancel_jobs, list_actions, retry_jobs
 from service.callbacks.commands import callbacks
 from service.gpu.commands import gpu_keys, gpu_worker, routes
@@ -254,6 +255,7 @@ def _celery_app(module: str) -> Any:
 
 for command in (tenants, providers, webhooks, jobs, callbacks, retention, prices, stats, gpu_worker, gpu_keys, routes):
     main.add_command(command)
+main.add_command(files)
 for command in (retry_jobs, cancel_jobs, list_actions, abort_action):
     jobs.add_command(command)
 

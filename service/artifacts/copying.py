@@ -5,6 +5,7 @@ import mimetypes
 import random
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 
 import structlog
 
@@ -42,8 +43,9 @@ LONGEST_REMARK = 300
 # A copy whose worker dies is somebody else's after this long; whoever makes it says so more often.
 LEASE_SECONDS = 15.0
 
-# Links of fal live for minutes at least, so the first tries are close together and the last are not.
-MOST_TRIES = 10
+# What cannot be reached is tried for as long as its link lasts; links of fal live for minutes at least, so the first
+# tries are close together and the others are not. What is refused by our own guard will hardly ever do.
+MOST_TRIES_WHEN_REFUSED = 10
 MOST_TRIES_WHEN_GONE = 4
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 300.0
@@ -76,6 +78,7 @@ async def copy_due(context: Context) -> None:
 
 
 async def copy(context: Context, owed: OwedCopy) -> None:
+    begun = monotonic()
     try:
         async with _lease(context, owed):
             chunks = await _source(context, owed.source_url)
@@ -83,7 +86,7 @@ async def copy(context: Context, owed: OwedCopy) -> None:
                 measured = await _measure(spooled, owed)
                 await file(context.db, context.storage, spooled)
     except (DownloadFailed, TooLarge) as error:
-        again_in = backoff(owed.tries) if owed.tries < _most_tries(error) else None
+        again_in = _pause(error, owed.tries, owed.seconds_left - (monotonic() - begun))
         then = "it is tried again" if again_in else f"given up at try {owed.tries}"
         await _failed(context, owed, f"{error}; {then}", again_in, counts=True)
     except Exception as error:
@@ -164,10 +167,14 @@ def _facts(spooled: Spooled, picture: Picture, mask: Mask | None, remark: str | 
     )
 
 
-def _most_tries(error: DownloadFailed | TooLarge) -> int:
-    if isinstance(error, TooLarge):
-        return 1
-    return MOST_TRIES if error.retryable else MOST_TRIES_WHEN_GONE if error.gone else 1
+def _pause(error: DownloadFailed | TooLarge, tries: int, left: float) -> float | None:
+    """The seconds until the next try, `left` seconds before the link ends. None: there is no further one."""
+    if isinstance(error, TooLarge) or not (error.retryable or error.gone):
+        return None
+    if error.retryable and not error.refused and left > 0:
+        return min(backoff(tries), left / 2)  # So that the last try of a long failure is not long before the end.
+    most = MOST_TRIES_WHEN_REFUSED if error.refused else MOST_TRIES_WHEN_GONE
+    return backoff(tries) if tries < most else None
 
 
 def backoff(tries: int) -> float:

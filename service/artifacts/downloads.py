@@ -9,6 +9,8 @@ from urllib.parse import unquote_to_bytes
 
 import httpx
 
+from service.network import AddressRefused
+
 MAX_HOPS = 3
 GONE = {403, 404, 410}
 WORTH_ANOTHER_TRY = {408, 425, 429}
@@ -21,11 +23,14 @@ class DownloadFailed(Exception):
     network with it; the exception's cause says more to the log.
     """
 
-    def __init__(self, reason: str, *, status: int | None = None, retryable: bool = False) -> None:
+    def __init__(
+        self, reason: str, *, status: int | None = None, retryable: bool = False, refused: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.status = status
         self.retryable = retryable
+        self.refused = refused
 
     @property
     def gone(self) -> bool:
@@ -56,7 +61,8 @@ async def fetch(http: httpx.AsyncClient, url: str, max_bytes: int, timeout: floa
                     raise _too_large(max_bytes)
                 yield chunk
         except (httpx.TransportError, TimeoutError) as error:
-            raise DownloadFailed("the file could not be fetched from its address", retryable=True) from error
+            words = "the file could not be fetched from its address"
+            raise DownloadFailed(words, retryable=True, refused=_is_refused(error)) from error
 
 
 async def _answer(http: httpx.AsyncClient, url: str, stack: AsyncExitStack) -> httpx.Response:
@@ -87,6 +93,11 @@ def _check(response: httpx.Response, max_bytes: int) -> None:
     length = response.headers.get("content-length", "")
     if length.isdecimal() and int(length) > max_bytes:
         raise _too_large(max_bytes)
+
+
+def _is_refused(error: BaseException | None) -> bool:
+    """Whether it was our own guard that let nobody connect there."""
+    return error is not None and (isinstance(error, AddressRefused) or _is_refused(error.__cause__))
 
 
 def _decoded(url: str, max_bytes: int) -> bytes:

@@ -6,6 +6,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 # How long a link is taken to last of which nobody knows. fal keeps what it makes for an hour, unless told otherwise.
 LINK_SECONDS = 3_600
+# So long after the end of its job such a link is tried all the same: many last for good.
+TRIED_SECONDS = 86_400
 
 LONGEST_SECONDS = 10 * 365 * 86_400
 # Signed by time and duration: Amazon's signature version 4, and Google's.

@@ -1,9 +1,11 @@
 """Statements about files: which copies are owed, and what came of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import UUID
 
+from service.artifacts.expiry import LINK_SECONDS, TRIED_SECONDS
 from service.db import Database
 from service.jobs.guards import CHANNEL
 
@@ -13,6 +15,7 @@ class OwedCopy:
     """A file named in an output whose copy is not stored yet.
 
     `content_type` and `file_name` are what the provider calls it. With the first mask comes the job's `input`.
+    `seconds_left` are those until its link ends, or until it is taken to have ended.
     """
 
     job_id: UUID
@@ -23,10 +26,14 @@ class OwedCopy:
     content_type: str | None = None
     file_name: str | None = None
     input: str | None = None
+    seconds_left: float = field(default=0.0, compare=False)
 
+
+# When a link of which nobody knows has ended.
+_TAKEN_TO_END = f"expires_at + make_interval(secs => {TRIED_SECONDS - LINK_SECONDS})"
 
 # Files that were never tried come before those whose host does not answer, and then those whose links end first.
-_TAKE = """
+_TAKE = f"""
 WITH taken AS (
     UPDATE copies SET tries = least(tries + 1, 32767), due_at = now() + make_interval(secs => $2)
     WHERE ctid = ANY (ARRAY(
@@ -35,10 +42,11 @@ WITH taken AS (
     ))
     RETURNING copies.*
 )
-SELECT taken.job_id, taken.kind, taken.index, source_url, taken.tries, content_type, file_name, input
+SELECT taken.job_id, taken.kind, taken.index, source_url, taken.tries, content_type, file_name, input,
+       extract(epoch FROM coalesce(source_expires_at, {_TAKEN_TO_END}) - now())::float8 AS seconds_left
 FROM taken CROSS JOIN LATERAL (
     -- Each looked up by its key, also by a plan that was made before there were artifacts.
-    SELECT source_url, content_type, file_name FROM artifacts
+    SELECT source_url, source_expires_at, content_type, file_name FROM artifacts
     WHERE job_id = taken.job_id AND kind = taken.kind AND index = taken.index OFFSET 0
 ) AS file
 LEFT JOIN LATERAL (
@@ -165,6 +173,46 @@ async def record_failure(
     back = 0 if counts else 1
     row = await db.fetchrow(_FAILED, owed.job_id, owed.kind, owed.index, reason, again_in, back)
     return row is not None and bool(row["to_call"])
+
+
+# Those whose link is known to have ended, and what came in the output itself, would fail again.
+_GIVEN_UP = "sha256 IS NULL AND copy_error IS NOT NULL AND removed_at IS NULL"
+_OWE_AGAIN = f"""
+WITH {_JOB_FIRST}, owed AS (
+    INSERT INTO copies (job_id, kind, index, expires_at)
+    SELECT job_id, kind, index, coalesce(source_expires_at, now() + make_interval(secs => {LINK_SECONDS}))
+    FROM artifacts
+    WHERE job_id = $1 AND {_GIVEN_UP} AND source_url ~* '^https?:' AND (source_expires_at > now()) IS NOT FALSE
+      AND EXISTS (SELECT FROM job)
+    ON CONFLICT DO NOTHING RETURNING job_id
+)
+SELECT count(*) AS files FROM owed
+"""
+_LOSERS = f"""
+SELECT DISTINCT job_id FROM artifacts JOIN outcomes USING (job_id)
+WHERE {_GIVEN_UP} AND job_id > $1 AND completed_at >= $2 AND completed_at < coalesce($3, now())
+ORDER BY job_id LIMIT $4
+"""
+LOSERS_AT_A_TIME = 500
+
+
+async def owe_again(db: Database, job_id: UUID) -> int:
+    """Owe the copies of a job's files that were given up and whose links may still live. Returns how many.
+
+    A link of which nobody knows when it ends has the time of one of a job that ends now.
+    """
+    row = await db.fetchrow(_OWE_AGAIN, job_id)
+    return int(row["files"]) if row else 0
+
+
+async def owe_all_again(db: Database, since: datetime, until: datetime | None) -> int:
+    """As `owe_again`, for all jobs that ended in that time."""
+    number, last = 0, UUID(int=0)
+    while rows := await db.fetch(_LOSERS, last, since, until, LOSERS_AT_A_TIME):
+        for row in rows:
+            number += await owe_again(db, row["job_id"])
+        last = rows[-1]["job_id"]
+    return number
 
 
 async def type_of(db: Database, sha256: str) -> tuple[str, int] | None:

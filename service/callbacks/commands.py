@@ -7,18 +7,11 @@ from uuid import UUID
 import click
 
 from service.callbacks.lifecycle import CallbackState
-from service.local.console import data_option, end, show_table
+from service.local.console import MOMENTS, data_option, end, show_table
 from service.moments import in_utc
 from service.operating import with_database
 
 STATES = click.Choice([state.value for state in CallbackState])
-MOMENTS = click.DateTime(
-    [
-        "%Y-%m-%d",
-        "%Y-%m-%dT%H:%M",
-        *(f"%Y-%m-%dT%H:%M:%S{rest}" for rest in ("", "%z", ".%f", ".%f%z")),
-    ]
-)
 
 
 @click.group()

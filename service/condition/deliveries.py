@@ -220,8 +220,8 @@ async def uncopied_files(around: Surroundings) -> Sequence[Finding]:
                 Severity.WARNING,
                 f"{number(given_up, 'file')} of the last day's jobs could not be copied, and"
                 f" {agrees(given_up, 'was', 'were')} given up.",
-                "What the provider's link still gives can be fetched from `source_url`; else the same input can be"
-                " registered again.",
+                "`roundtrip files copy-again` tries those once more whose links may still live; else the same input can"
+                " be registered again.",
                 None,
                 min(given_up, MOST_COUNTED),
                 given_up <= MOST_COUNTED,

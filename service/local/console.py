@@ -11,6 +11,14 @@ import click
 if TYPE_CHECKING:
     from service.settings import Settings
 
+MOMENTS = click.DateTime(
+    [
+        "%Y-%m-%d",
+        "%Y-%m-%dT%H:%M",
+        *(f"%Y-%m-%dT%H:%M:%S{rest}" for rest in ("", "%z", ".%f", ".%f%z")),
+    ]
+)
+
 data_option = click.option("--data", type=click.Path(path_type=Path), help="Data directory.  [default: .roundtrip]")
 
 

@@ -4,18 +4,22 @@ import asyncio
 import json
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from click.testing import CliRunner, Result
 
 from service.artifacts import copying, records
-from service.artifacts.copying import LEASE_SECONDS, MOST_TRIES, copy_due
+from service.artifacts.copying import LEASE_SECONDS, copy_due
 from service.artifacts.storage import Spooled, Storage, Stored
 from service.catalog.base import Lifted, LiftedFile
+from service.cli import main
 from service.context import Context
 from service.db import DatabaseAway, Row
 from service.jobs import endings
+from service.network import AddressGuard, open_http
 from tests import making
 from tests.provider import Call, Provider, Reply, page, reply, says
 
@@ -196,9 +200,7 @@ async def test_a_dead_workers_copy_is_made_by_another(context: Context, tenant: 
     assert (await files_of(context, job_id))[0]["sha256"]
 
 
-@pytest.mark.parametrize(
-    ("answer", "tries"), [(page(503), MOST_TRIES), (reply({}, 404), copying.MOST_TRIES_WHEN_GONE), (reply({}, 400), 1)]
-)
+@pytest.mark.parametrize(("answer", "tries"), [(reply({}, 404), copying.MOST_TRIES_WHEN_GONE), (reply({}, 400), 1)])
 async def test_a_file_that_its_host_does_not_give_is_given_up(
     context: Context, tenant: UUID, provider: Provider, url: str, answer: Reply, tries: int
 ) -> None:
@@ -214,12 +216,114 @@ async def test_a_file_that_its_host_does_not_give_is_given_up(
     assert len(provider.calls) == tries
 
 
+async def let_links_end(context: Context) -> None:
+    """Also those of which nobody knows."""
+    await context.db.execute("UPDATE artifacts SET source_expires_at = now() WHERE source_expires_at IS NOT NULL")
+    await context.db.execute("UPDATE copies SET expires_at = now() - interval '1 day'")
+
+
+@pytest.mark.parametrize("says_when", [False, True])
+@pytest.mark.parametrize("answer", [None, page(503), reply({}, 429)])
+async def test_a_file_whose_host_is_away_is_tried_until_its_link_ends(
+    context: Context, tenant: UUID, provider: Provider, url: str, says_when: bool, answer: Reply | None
+) -> None:
+    provider.result = says(answer)
+    job_id = await owing(context, tenant, url + (ending_in(3_600) if says_when else ""))
+    for tries in (0, 1, 9, 10, 1_000):
+        await let_copies_be_due(context, tries=tries)
+        await copy_due(context)
+        [row] = await owed(context)
+        assert 0 < row["wait"].total_seconds() <= copying.LONGEST_BACKOFF_SECONDS
+    await let_links_end(context)
+    await let_copies_be_due(context)
+    await copy_due(context)
+    assert await owed(context) == []
+    [file] = await files_of(context, job_id)
+    assert file["copy_error"].endswith("; given up at try 1002")
+
+
+async def test_a_link_of_which_nobody_knows_is_tried_for_a_day(context: Context, tenant: UUID) -> None:
+    await owing(context, tenant, "http://a.example/0", f"http://a.example/1{ending_in(3_600)}")
+    left = [each.seconds_left for each in await records.take_owed(context.db, 2, LEASE_SECONDS)]
+    assert [round(seconds / 3_600) for seconds in sorted(left)] == [1, 24]
+
+
+async def test_the_pauses_before_a_link_ends_are_no_longer_than_what_is_left(context: Context, tenant: UUID) -> None:
+    async with open_http(guard=AddressGuard(allow_private=True)) as http:
+        await owing(context, tenant, f"http://127.0.0.1:1/a.png{ending_in(100)}")
+        await let_copies_be_due(context, tries=1_000)
+        await copy_due(replace(context, downloads=http))
+    [row] = await owed(context)
+    assert 0 < row["wait"].total_seconds() <= 50
+
+
+async def test_an_address_that_is_refused_is_given_up_although_its_link_lives(context: Context, tenant: UUID) -> None:
+    job_id = await owing(context, tenant, "http://127.0.0.1:1/a.png")
+    async with open_http(guard=AddressGuard()) as http:
+        for _ in range(copying.MOST_TRIES_WHEN_REFUSED):
+            assert len(await owed(context)) == 1
+            await let_copies_be_due(context)
+            await copy_due(replace(context, downloads=http))
+    assert await owed(context) == []
+    assert (await files_of(context, job_id))[0]["copy_error"]
+
+
+async def test_what_was_given_up_is_owed_again_where_its_link_may_live(
+    context: Context, tenant: UUID, provider: Provider, url: str
+) -> None:
+    urls = (url, f"{url}{ending_in(3_600)}", f"{url}{ending_in(-60)}", "data:image/png;base64,?", f"{url}?removed")
+    provider.result = says(reply({}, 400))
+    lost, other = await owing(context, tenant, *urls), await owing(context, tenant, url)
+    await copy_due(context)
+    assert await owed(context) == []
+    await context.db.execute("UPDATE artifacts SET removed_at = now() WHERE index = 4")
+    assert await records.owe_again(context.db, lost) == 2
+    assert await records.owe_again(context.db, lost) == 0
+    provider.result = says(FILE)
+    await copy_due(context)
+    assert [bool(file["sha256"]) for file in await files_of(context, lost)] == [True, True, False, False, False]
+    assert not (await files_of(context, other))[0]["sha256"]
+    assert await records.owe_again(context.db, UUID(int=0)) == 0
+
+
+async def test_what_was_given_up_of_jobs_that_ended_in_some_time_is_owed_again(
+    context: Context, tenant: UUID, provider: Provider, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "LOSERS_AT_A_TIME", 2)
+    provider.result = says(reply({}, 400))
+    for _ in range(5):
+        await owing(context, tenant, url, url)
+    await copy_due(context)
+    now, second = datetime.now(UTC), timedelta(seconds=1)
+    hour = 3_600 * second
+    assert await records.owe_all_again(context.db, now + hour, None) == 0
+    assert await records.owe_all_again(context.db, now - hour, now - hour + second) == 0
+    assert await records.owe_all_again(context.db, now - hour, None) == 10
+    assert len(await owed(context)) == 10
+
+
+async def test_the_program_owes_them_again(context: Context, tenant: UUID, provider: Provider, url: str) -> None:
+    async def program(*words: object) -> Result:
+        environment = {"ROUNDTRIP_DATABASE_URL": context.settings.require_database_url()}
+        return await asyncio.to_thread(CliRunner().invoke, main, [str(word) for word in words], env=environment)
+
+    provider.result = says(reply({}, 400))
+    job_id = await owing(context, tenant, url)
+    await copy_due(context)
+    assert (await program("files", "copy-again", job_id)).output == "1 file is copied once more.\n"
+    await copy_due(context)
+    assert (await program("files", "copy-again", "--since", "2026-01-01")).output == "1 file is copied once more.\n"
+    assert len(await owed(context)) == 1
+    for words in ((), (job_id, "--since", "2026-01-01")):
+        assert (await program("files", "copy-again", *words)).exit_code == 2
+
+
 async def test_an_error_of_our_own_store_is_tried_again_without_end(
     context: Context, tenant: UUID, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id = await owing(context, tenant, url)
     full = broken(context, monkeypatch)
-    for tries in (0, 1, MOST_TRIES, 10 * MOST_TRIES, 1_000):
+    for tries in (0, 1, 10, 100, 1_000):
         await let_copies_be_due(context, tries=tries)
         await copy_due(full)
         [row] = await owed(context)
@@ -235,14 +339,13 @@ async def test_an_error_of_our_own_store_is_tried_again_without_end(
 async def test_the_errors_of_our_own_store_are_not_held_against_the_file(
     context: Context, tenant: UUID, provider: Provider, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a long failure of the store, one hiccup of the host must not be the end."""
+    """After a long failure of the store, one denial of the host must not be the end."""
     job_id = await owing(context, tenant, url)
-    monkeypatch.setattr(copying, "MOST_TRIES", 3)
     full = broken(context, monkeypatch)
-    for _ in range(copying.MOST_TRIES + 1):
+    for _ in range(copying.MOST_TRIES_WHEN_GONE + 1):
         await let_copies_be_due(context)
         await copy_due(full)
-    provider.result = says(page(503), FILE)
+    provider.result = says(reply({}, 404), FILE)
     for _ in range(2):
         await let_copies_be_due(context)
         await copy_due(context)

@@ -13,6 +13,7 @@ from faults.findings import Finding
 from faults.history import Json
 
 if TYPE_CHECKING:
+    from service.artifacts.records import Measured
     from service.artifacts.storage import Spooled, Storage, Stored
 
 
@@ -119,10 +120,10 @@ def half_copies() -> None:
 
     whole = filing.file
 
-    async def half(db: Any, storage: "Storage", spooled: "Spooled") -> "Stored":
+    async def half(db: Any, storage: "Storage", spooled: "Spooled", measured: "Measured") -> "Stored":
         with spooled.path.open("r+b") as opened:
             opened.truncate(spooled.size // 2)
-        return await whole(db, storage, spooled)
+        return await whole(db, storage, spooled, measured)
 
     copying.file = half  # type: ignore[attr-defined]  # A name that it imports is what is spoilt.
 

@@ -514,7 +514,8 @@ input_files = Table(
     Index("ix_input_files_sha256", "sha256"),
 )
 
-# Files that a removed part referred to. Those that nothing refers to are deleted some time later.
+# Files that a removed part referred to, and files that something is going to refer to. Those that nothing refers to are
+# deleted some time later.
 unreferenced_blobs = Table(
     "unreferenced_blobs",
     metadata,

@@ -84,7 +84,7 @@ async def copy(context: Context, owed: OwedCopy) -> None:
             chunks = await _source(context, owed.source_url)
             async with context.storage.spool(chunks, LARGEST_FILE) as spooled:
                 measured = await _measure(spooled, owed)
-                await file(context.db, context.storage, spooled)
+                await file(context.db, context.storage, spooled, measured)
     except (DownloadFailed, TooLarge) as error:
         again_in = _pause(error, owed.tries, owed.seconds_left - (monotonic() - begun))
         then = "it is tried again" if again_in else f"given up at try {owed.tries}"

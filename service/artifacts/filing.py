@@ -1,14 +1,17 @@
 """Putting a file into the store, while files that nothing refers to are deleted there."""
 
+from service.artifacts import records
+from service.artifacts.records import Measured
 from service.artifacts.storage import Spooled, Storage, Stored
 from service.db import Database
 from service.retention import blobs
 
 
-async def file(db: Database, storage: Storage, spooled: Spooled) -> Stored:
-    """Whoever calls this then writes down what refers to the file; it stays for long enough for that.
+async def file(db: Database, storage: Storage, spooled: Spooled, measured: Measured) -> Stored:
+    """Whoever calls this then writes down what refers to the file; it stays for long enough for that, and no longer.
 
-    Raises Unavailable.
+    Its row comes before its bytes, so that none are ever without. Raises Unavailable.
     """
-    await blobs.reclaim(db, spooled.sha256)
+    while not await records.announce(db, measured):
+        await blobs.reclaim(db, spooled.sha256)
     return await storage.keep(spooled)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from obstore.exceptions import BaseError
 
-from service.artifacts import records
 from service.artifacts.filing import file
 from service.artifacts.links import FileLinks
 from service.artifacts.records import Measured
@@ -65,18 +64,15 @@ async def _keep(db: Database, storage: Storage, found: Sequence[DataURI]) -> dic
 
     async def put(uri: DataURI) -> Stored:
         async with at_once, storage.spool(_once(uri.data), len(uri.data)) as spooled:
-            return await file(db, storage, spooled)
+            measured = Measured(spooled.sha256, spooled.size, type_of_bytes(uri.data, OCTETS))
+            return await file(db, storage, spooled, measured)
 
     ordered = list(uris)
     try:
         stored = await asyncio.gather(*map(put, ordered))
     except (OSError, BaseError) as error:
         raise Unavailable("The files of the input cannot be stored.") from error
-    pairs = list(zip(ordered, stored, strict=True))
-    # In one order everywhere, so that no two of these statements wait for each other.
-    files = {each.sha256: Measured(each.sha256, each.size, type_of_bytes(uri.data, OCTETS)) for uri, each in pairs}
-    await records.record_files(db, [files[sha256] for sha256 in sorted(files)])
-    return {uri: f'"\\u0000{each.sha256} {uri.head}"' for uri, each in pairs}
+    return {uri: f'"\\u0000{each.sha256} {uri.head}"' for uri, each in zip(ordered, stored, strict=True)}
 
 
 async def whole(storage: Storage, text: str) -> str:

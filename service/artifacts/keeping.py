@@ -87,7 +87,8 @@ async def _fetch(context: Context, job_id: UUID, url: str) -> str:
             picture, _ = await measure_in_child(spooled.path, mask=False)
             if picture.width is None:
                 raise NotDrawable("What the job's input names is no picture that can be drawn on.")
-            await file(context.db, context.storage, spooled)
+            kept = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
+            await file(context.db, context.storage, spooled, kept)
     except DownloadFailed as error:
         words = f"The picture of the job's input cannot be had: {error.reason}."
         raise (Unavailable if error.retryable else NotFound)(words) from error
@@ -95,6 +96,5 @@ async def _fetch(context: Context, job_id: UUID, url: str) -> str:
         raise NotDrawable("The picture of the job's input is too large to be drawn on.") from None
     except OSError as error:
         raise Unavailable("The picture of the job's input cannot be stored.") from error
-    kept = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
     await records.record_input_picture(context.db, job_id, kept)
     return spooled.sha256

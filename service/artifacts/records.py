@@ -122,6 +122,8 @@ WITH {_JOB_FIRST}, blob AS (
 ), unwanted AS (
     -- The file, or all of its job, was removed while it was copied.
     INSERT INTO unreferenced_blobs (sha256) SELECT $4 WHERE NOT EXISTS (SELECT FROM artifact) ON CONFLICT DO NOTHING
+), spared AS (
+    DELETE FROM unreferenced_blobs WHERE sha256 = $4 AND EXISTS (SELECT FROM artifact)
 ), done AS (
     DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND {_AFTER_IT} RETURNING job_id
 ), {_COUNTED}, {_TO_COUNT}
@@ -226,38 +228,42 @@ async def tenant_of(db: Database, job_id: UUID) -> UUID | None:
     return row["tenant_id"] if row else None
 
 
-async def record_files(db: Database, files: Sequence[Measured]) -> None:
-    """Files that a job is going to refer to."""
-    await db.execute(
-        "INSERT INTO blobs (sha256, size, content_type) SELECT * FROM unnest($1::text[], $2::int8[], $3::text[])"
-        " ON CONFLICT (sha256) DO NOTHING",
-        [file.sha256 for file in files],
-        [file.size for file in files],
-        [file.content_type for file in files],
-    )
+# Locked before anything else of it, as by who deletes it. The mark is what keeps it for a while, and ends it if nothing
+# refers to it by then.
+_ANNOUNCE = """
+WITH there AS MATERIALIZED (
+    SELECT deleting FROM blobs WHERE sha256 = $1 FOR UPDATE
+), blob AS (
+    INSERT INTO blobs (sha256, size, content_type, width, height)
+    SELECT $1, $2::int8, $3::text, $4::int4, $5::int4 WHERE NOT EXISTS (SELECT FROM there) ON CONFLICT DO NOTHING
+), mark AS (
+    INSERT INTO unreferenced_blobs (sha256) SELECT $1 WHERE NOT EXISTS (SELECT FROM there WHERE deleting)
+    ON CONFLICT (sha256) DO UPDATE SET since = excluded.since
+)
+SELECT EXISTS (SELECT FROM there WHERE deleting) AS deleting
+"""
 
 
-async def record_produced(db: Database, file: Measured) -> None:
-    """A file that an end is going to name; if none comes, it goes like one to which the last reference went."""
-    await record_files(db, [file])
-    await db.execute(
-        "INSERT INTO unreferenced_blobs (sha256) VALUES ($1) ON CONFLICT (sha256) DO UPDATE SET since = excluded.since",
-        file.sha256,
-    )
+async def announce(db: Database, file: Measured) -> bool:
+    """A file that something is going to refer to; if nothing does, it goes like one whose last reference went.
+
+    False: it is just being deleted.
+    """
+    row = await db.fetchrow(_ANNOUNCE, file.sha256, file.size, file.content_type, file.width, file.height)
+    return row is not None and not row["deleting"]
 
 
-async def record_upload(db: Database, upload: Measured, *, stays: bool) -> None:
-    """`stays`: whether or not a job refers to it."""
-    await db.execute(
-        "INSERT INTO blobs (sha256, size, content_type, width, height, uploaded) VALUES ($1, $2, $3, $4, $5, $6)"
-        " ON CONFLICT (sha256) DO UPDATE SET uploaded = true WHERE excluded.uploaded AND NOT blobs.uploaded",
-        upload.sha256,
-        upload.size,
-        upload.content_type,
-        upload.width,
-        upload.height,
-        stays,
-    )
+_UPLOADED = """
+WITH spared AS (
+    DELETE FROM unreferenced_blobs WHERE sha256 = $1
+)
+UPDATE blobs SET uploaded = true WHERE sha256 = $1 AND NOT uploaded
+"""
+
+
+async def record_upload(db: Database, sha256: str) -> None:
+    """It stays, whether or not a job refers to it."""
+    await db.execute(_UPLOADED, sha256)
 
 
 async def kept_picture(db: Database, job_id: UUID, came: Sequence[str]) -> str | None:
@@ -278,6 +284,8 @@ WITH job AS MATERIALIZED (
     INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
 ), unwanted AS (
     INSERT INTO unreferenced_blobs (sha256) SELECT $2 WHERE NOT EXISTS (SELECT FROM asked) ON CONFLICT DO NOTHING
+), spared AS (
+    DELETE FROM unreferenced_blobs WHERE sha256 = $2 AND EXISTS (SELECT FROM asked)
 )
 INSERT INTO input_files (job_id, sha256) SELECT job_id, $2 FROM asked ON CONFLICT DO NOTHING
 """

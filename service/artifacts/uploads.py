@@ -40,11 +40,11 @@ async def keep(context: Context, chunks: AsyncIterator[bytes], limit: int) -> Me
                 picture, _ = await measure_in_child(spooled.path, mask=False)
             except PictureRefused as error:
                 raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
-            stored = await file(context.db, context.storage, spooled)
+            kept = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
+            await file(context.db, context.storage, spooled, kept)
     except TooLarge:
         raise BodyTooLarge(f"A file may have at most {limit:,} bytes.") from None
-    kept = Measured(stored.sha256, stored.size, picture.content_type, picture.width, picture.height)
-    await records.record_upload(context.db, kept, stays=True)
+    await records.record_upload(context.db, kept.sha256)
     return kept
 
 

@@ -12,7 +12,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.artifacts import inputs, records
+from service.artifacts import inputs
 from service.artifacts.decoders import PictureRefused
 from service.artifacts.filing import file
 from service.artifacts.links import FileLinks
@@ -100,12 +100,11 @@ async def keep_file(request: Request) -> Response:
                 picture, _ = await measure_in_child(spooled.path, mask=False)
             except PictureRefused:
                 picture = Picture(OCTETS, None, None)  # It is stored all the same; its copy has a remark.
-            stored = await file(context.db, context.storage, spooled)
+            produced = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
+            await file(context.db, context.storage, spooled, produced)
     except TooLarge:
         raise BodyTooLarge(f"A file may have at most {LARGEST_FILE:,} bytes.") from None
-    measured = Measured(stored.sha256, stored.size, picture.content_type, picture.width, picture.height)
-    await records.record_produced(context.db, measured)
-    return _answer({"url": links.url(stored.sha256, clean_name(request.path_params["name"]))})
+    return _answer({"url": links.url(produced.sha256, clean_name(request.path_params["name"]))})
 
 
 async def hear_worker(request: Request) -> Response:

@@ -1,7 +1,9 @@
 """Data URIs of inputs: out of the row, into the store, and whole again for the provider."""
 
 import base64
+import hashlib
 import json
+from contextlib import nullcontext
 from typing import Any
 from uuid import UUID
 
@@ -11,9 +13,11 @@ import pytest
 from service.artifacts import inputs
 from service.context import Context
 from service.db import Database
-from service.errors import Unavailable
+from service.errors import IdempotencyMismatch, Unavailable
 from service.jobs import operations
 from service.jobs.submitting import Submitter
+from service.retention import blobs, removing
+from service.retention.parts import Keep, Part
 from tests import making
 from tests.api.asking import asked, is_problem, picture
 
@@ -94,6 +98,40 @@ async def test_a_key_knows_the_request_as_it_was_sent(context: Context, tenant: 
     jobs = [making.new_job(tenant, input=text) for _ in range(2)]
     first, second = [await operations.register(context, job, "order-1") for job in jobs]
     assert (second.job_id, second.created_at) == (first.job_id, None)
+
+
+async def forgotten(context: Context) -> int:
+    """How many files are deleted when all that was marked is old enough."""
+    deleted = 0
+    while (taken := await blobs.take_unreferenced(context.db, -1.0)) is not None:
+        deleted += await blobs.delete_unreferenced(context.db, context.storage.delete, taken)
+    return deleted
+
+
+async def test_the_file_of_a_request_that_is_refused_goes(context: Context, tenant: UUID) -> None:
+    """The same key, with another picture."""
+    for data, refused in (("Zmlyc3Q=", False), ("c2Vjb25k", True)):
+        job = making.new_job(tenant, input=json.dumps({"image_url": f"data:;base64,{data}"}))
+        with pytest.raises(IdempotencyMismatch) if refused else nullcontext():
+            await operations.register(context, job, "order-1")
+    assert await forgotten(context) == 1
+    [row] = await context.db.fetch("SELECT sha256 FROM blobs")
+    assert row["sha256"] == hashlib.sha256(b"first").hexdigest()
+    assert await context.storage.exists(row["sha256"])
+    assert await making.count(context.db, "unreferenced_blobs") == 0
+
+
+async def test_a_file_that_was_removed_goes_again_when_its_request_is_repeated(context: Context, tenant: UUID) -> None:
+    text = json.dumps({"image_url": PNG, "prompt": "What?"})
+    registered = await operations.register(context, making.new_job(tenant, input=text), "order-1")
+    assert await operations.cancel(context, registered.job_id)
+    await removing.remove(context.db, [registered.job_id], Part.INPUT, Keep.NOTHING)
+    assert await forgotten(context) == 1
+    again = await operations.register(context, making.new_job(tenant, input=text), "order-1")
+    assert again.job_id == registered.job_id
+    assert await making.count(context.db, "blobs") == 1
+    assert await forgotten(context) == 1
+    assert await making.count(context.db, "blobs") == 0
 
 
 async def test_a_file_that_is_gone_lets_the_job_wait(context: Context, tenant: UUID, provider: Any) -> None:

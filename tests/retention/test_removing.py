@@ -35,9 +35,10 @@ async def once(data: bytes) -> AsyncIterator[bytes]:
 async def stored(context: Context, job_id: UUID, data: bytes = b"a mask") -> str:
     """The copy of the job's first mask."""
     async with context.storage.spool(once(data), 1_000) as spooled:
-        kept = await file(context.db, context.storage, spooled)
+        kept = Measured(spooled.sha256, spooled.size, "image/png", 4, 4, 0.5, (0, 0, 2, 4))
+        await file(context.db, context.storage, spooled, kept)
     owed = records.OwedCopy(job_id, "mask", 0, "https://example.com/0.png", 1)
-    await records.record_copy(context.db, owed, Measured(kept.sha256, kept.size, "image/png", 4, 4, 0.5, (0, 0, 2, 4)))
+    await records.record_copy(context.db, owed, kept)
     return kept.sha256
 
 
@@ -50,6 +51,8 @@ async def ended(context: Context, tenant: UUID, **changes: object) -> UUID:
     lifted = Lifted(text="A cat.", files=files)
     assert await endings.settle(context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
     await stored(context, claim.job_id)
+    # As it is an hour later.
+    await context.db.execute("DELETE FROM unreferenced_blobs WHERE sha256 IN (SELECT sha256 FROM input_files)")
     await context.db.execute(
         "UPDATE callbacks SET state = 'delivered', body = 'x', format = 'fal', ended_at = now() WHERE job_id = $1",
         claim.job_id,

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,8 @@ from service.context import Context
 from service.db import DatabaseAway, Row
 from service.jobs import endings
 from service.network import AddressGuard, open_http
+from service.retention import blobs, removing
+from service.retention.parts import Keep, Part
 from tests import making
 from tests.provider import Call, Provider, Reply, page, reply, says
 
@@ -39,6 +42,10 @@ async def owing(context: Context, tenant: UUID, *urls: str) -> UUID:
 def ending_in(seconds: float) -> str:
     """What a link says that ends so soon."""
     return f"?Expires={int(time.time() + seconds)}"
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
 
 
 async def files_of(context: Context, job_id: UUID) -> list[Row]:
@@ -351,6 +358,31 @@ async def test_the_errors_of_our_own_store_are_not_held_against_the_file(
         await copy_due(context)
     [file] = await files_of(context, job_id)
     assert file["sha256"]
+
+
+async def test_bytes_that_nobody_came_to_record_have_a_row_and_go(
+    context: Context, tenant: UUID, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their row is there before they are, so a worker may be killed at any moment, and the job be deleted."""
+    job_id = await owing(context, tenant, url)
+    full = broken(context, monkeypatch)
+    await copy_due(full)
+    [blob] = await context.db.fetch("SELECT sha256 FROM blobs JOIN unreferenced_blobs USING (sha256)")
+    async with context.storage.spool(once(FILE.body), 1_000) as spooled:
+        await context.storage.keep(spooled)
+    assert blob["sha256"] == spooled.sha256
+    await removing.remove(context.db, [job_id], Part.JOB, Keep.NOTHING)
+    taken = await blobs.take_unreferenced(context.db, -1.0)
+    assert taken is not None
+    assert await blobs.delete_unreferenced(context.db, context.storage.delete, taken)
+    assert not await context.storage.exists(spooled.sha256)
+
+
+async def test_a_copy_that_is_recorded_leaves_nothing_to_look_for(context: Context, tenant: UUID, url: str) -> None:
+    await owing(context, tenant, url)
+    await copy_due(context)
+    assert await making.count(context.db, "blobs") == 1
+    assert await making.count(context.db, "unreferenced_blobs") == 0
 
 
 async def test_what_went_wrong_says_whether_it_is_tried_again(

@@ -19,7 +19,7 @@ WALL_SECONDS = 40
 LARGEST_RESULT = 1 << 29
 
 REFUSED = 3
-SIGNALS = (signal.SIGKILL, signal.SIGXCPU, signal.SIGXFSZ, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+SIGNALS = (signal.SIGXCPU, signal.SIGXFSZ, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
 
 # In place of its arguments it is given this one if it is to wait for them on stdin.
 WAIT = "--wait"
@@ -32,8 +32,12 @@ class PictureRefused(Exception):
     """Looking at it would take more pixels, memory or time than a picture is given, or it is not to be decoded."""
 
 
+class Starved(PictureRefused):
+    """It was not decoded in time, or its decoder was killed: so does a machine that is short of processor or memory."""
+
+
 async def ask(program: str, *words: str) -> bytes:
-    """Run a file of this package in a child and return what it says. Raises PictureRefused.
+    """Run a file of this package in a child and return what it says. Raises PictureRefused, of which Starved is one.
 
     How many run at a time is for the caller to limit.
     """
@@ -83,13 +87,15 @@ async def _answer_of(child: Process, told: bytes | None = None) -> bytes:
         async with asyncio.timeout(WALL_SECONDS):
             said, complaint = await child.communicate(told)
     except TimeoutError:
-        raise PictureRefused(f"not decoded within {WALL_SECONDS} seconds") from None
+        raise Starved(f"not decoded within {WALL_SECONDS} seconds") from None
     finally:
         if child.returncode is None:
             child.kill()
             await child.wait()
     if child.returncode:
         reason = complaint.decode(errors="replace").strip().rpartition("\n")[2]
+        if child.returncode == -signal.SIGKILL:
+            raise Starved("the decoder was killed")
         if child.returncode in {REFUSED, *(-number for number in SIGNALS)}:
             raise PictureRefused(reason or f"the decoder died of signal {-child.returncode}")
         raise RuntimeError(f"the picture decoder could not run: {reason}")
@@ -100,7 +106,8 @@ def answer(work: Callable[..., str]) -> None:
     """In the child: do the work on the arguments, or on what stdin says in their place, within the limits."""
     if sys.platform == "linux":  # elsewhere RLIMIT_AS cannot be set this low
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    # The second limit kills like a machine that is out of memory; at the first one it is said why.
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_RESULT, LARGEST_RESULT))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     words = sys.argv[1:]

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from service.artifacts import downloads, records, sources
-from service.artifacts.decoders import PictureRefused
+from service.artifacts.decoders import PictureRefused, Starved
 from service.artifacts.downloads import DownloadFailed
 from service.artifacts.filing import file
 from service.artifacts.links import FileLinks
@@ -92,6 +92,8 @@ async def _fetch(context: Context, job_id: UUID, url: str) -> str:
     except DownloadFailed as error:
         words = f"The picture of the job's input cannot be had: {error.reason}."
         raise (Unavailable if error.retryable else NotFound)(words) from error
+    except Starved as error:
+        raise Unavailable("The picture of the job's input could not be looked at in time.") from error
     except (TooLarge, PictureRefused):
         raise NotDrawable("The picture of the job's input is too large to be drawn on.") from None
     except OSError as error:

@@ -2,13 +2,16 @@
 
 import asyncio
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.artifacts.decoders import ask
+from service.artifacts.decoders import Starved, ask
 
 # Children at a time in one process, each of which may take all the memory that it is given.
 DECODERS = asyncio.Semaphore(2)
+# After these a picture is looked at once more whose decoder the machine may have starved.
+PAUSES = (2.0, 10.0, 30.0)
 MEASURING = str(Path(__file__).with_name("measuring.py"))
 OCTETS = "application/octet-stream"
 PICTURES = {
@@ -35,7 +38,16 @@ class Mask:
 
 async def measure_in_child(path: Path, mask: bool) -> tuple[Picture, Mask | None]:
     """Measure a file that a stranger made; the mask is None unless asked for and a picture. Raises PictureRefused."""
-    async with DECODERS:
-        found = json.loads(await ask(MEASURING, "mask" if mask else "picture", str(path)))
+    found = json.loads(await _found_in(path, "mask" if mask else "picture"))
     area = found["mask"]
     return Picture(**found["picture"]), area and Mask(area["area_fraction"], area["bbox"] and tuple(area["bbox"]))
+
+
+async def _found_in(path: Path, kind: str) -> bytes:
+    for pause in PAUSES:
+        with suppress(Starved):
+            async with DECODERS:
+                return await ask(MEASURING, kind, str(path))
+        await asyncio.sleep(pause)
+    async with DECODERS:
+        return await ask(MEASURING, kind, str(path))

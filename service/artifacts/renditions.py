@@ -11,7 +11,7 @@ from typing import IO, Literal
 import structlog
 from obstore.exceptions import BaseError
 
-from service.artifacts.decoders import PictureRefused, ask
+from service.artifacts.decoders import PictureRefused, Starved, ask
 from service.artifacts.storage import Storage
 from service.errors import NotDrawable, Unavailable
 
@@ -55,6 +55,8 @@ async def render(storage: Storage, wanted: Rendition) -> IO[bytes]:
             result = stack.enter_context(storage.scratch())
             await ask(PROGRAMS[wanted.kind], wanted.kind, str(result), *given)
             return await asyncio.to_thread(result.open, "rb")
+        except Starved as error:
+            raise Unavailable("It could not be drawn in time; try again shortly.") from error
         except PictureRefused as error:
             log.warning("a mask was not drawn", kind=wanted.kind, reason=str(error))
             raise NotDrawable from None

@@ -7,7 +7,7 @@ from dataclasses import replace
 from uuid import UUID
 
 from service.artifacts import records, tickets
-from service.artifacts.decoders import PictureRefused
+from service.artifacts.decoders import PictureRefused, Starved
 from service.artifacts.filing import file
 from service.artifacts.pictures import measure_in_child
 from service.artifacts.records import Measured
@@ -15,7 +15,7 @@ from service.artifacts.serving import clean_name
 from service.artifacts.storage import PartMissing, TooLarge
 from service.artifacts.tickets import Upload
 from service.context import Context
-from service.errors import BadRequest, BodyTooLarge, Invalid, NotFound
+from service.errors import BadRequest, BodyTooLarge, Invalid, NotFound, Unavailable
 
 LARGEST_UPLOAD = 100 * 2**20
 LARGEST_IN_PARTS = 512 * 2**20
@@ -38,6 +38,8 @@ async def keep(context: Context, chunks: AsyncIterator[bytes], limit: int) -> Me
                 raise Invalid.at("body", msg="The file is empty.", kind="missing")
             try:
                 picture, _ = await measure_in_child(spooled.path, mask=False)
+            except Starved as error:
+                raise Unavailable("The file could not be looked at in time; try again shortly.") from error
             except PictureRefused as error:
                 raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
             kept = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)

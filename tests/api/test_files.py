@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from service.api import files
+from service.artifacts import decoders, pictures
 from service.context import Context
 from service.db import Database
 from tests import making
@@ -32,6 +33,15 @@ async def test_a_stored_file_needs_no_key(client: httpx.AsyncClient, nobody: htt
     assert (response.status_code, response.content) == (200, picture(9))
     assert response.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in response.headers["content-security-policy"]
+
+
+async def test_an_upload_that_the_machine_had_no_time_to_look_at_can_be_sent_again(
+    client: httpx.AsyncClient, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoders, "WALL_SECONDS", 0.0)
+    monkeypatch.setattr(pictures, "PAUSES", (0.0,))
+    is_problem(await upload(client), 503)
+    assert await making.count(db, "blobs") == 0
 
 
 async def test_an_upload_works_as_an_input(client: httpx.AsyncClient) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from pycocotools import mask as coco
 
 from service.app import create_app
-from service.artifacts import inputs, keeping, records, renditions
+from service.artifacts import decoders, inputs, keeping, records, renditions
 from service.artifacts.pictures import measure_in_child
 from service.artifacts.records import Measured, OwedCopy
 from service.catalog.base import Lifted, LiftedFile
@@ -104,6 +104,15 @@ async def test_an_overlay_is_as_large_as_the_picture(client: httpx.AsyncClient, 
     assert [each.size for each in drawn] == [SIZE, SIZE]
     assert changed[0].max(axis=0).tolist() == [19, 19]
     assert changed[1].max(axis=0).tolist() == [29, 39], "both masks"
+
+
+async def test_what_the_machine_had_no_time_to_draw_can_be_asked_for_again(
+    client: httpx.AsyncClient, job_id: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as starving:
+        starving.setattr(decoders, "WALL_SECONDS", 0.0)
+        is_problem(await client.get(f"/v1/jobs/{job_id}/masks/0/overlay"), 503)
+    opened(await client.get(f"/v1/jobs/{job_id}/masks/0/overlay"))
 
 
 async def test_run_lengths_and_polygons_agree_with_the_row(client: httpx.AsyncClient, job_id: UUID) -> None:

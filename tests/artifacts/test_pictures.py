@@ -1,6 +1,7 @@
 """What a file is, and what a mask covers, by looking and never by being told."""
 
 import io
+import signal
 import struct
 import zlib
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.artifacts import decoders, pictures
-from service.artifacts.decoders import PictureRefused
+from service.artifacts.decoders import PictureRefused, Starved, ask
 from service.artifacts.measuring import measure, measure_mask
 from service.artifacts.pictures import Mask, Picture, measure_in_child
 
@@ -199,6 +200,16 @@ async def test_a_child_refuses_a_bomb(tmp_path: Path) -> None:
 LESS = "from service.artifacts import decoders\n\n    decoders.CPU_SECONDS = 1\n    answer(main)"
 
 
+# What a child does: note that it was started, and end as if from outside.
+COUNTED = "looks = path / 'looks'; looks.open('a').write('x')"
+KILLED = "__import__('os').kill(__import__('os').getpid(), 9)"
+
+
+def looks(folder: Path) -> int:
+    """How many children looked at it."""
+    return (folder / "looks").stat().st_size
+
+
 def child_with(measure: str, folder: Path) -> str:
     """The real child, but for its `measure`."""
     source = Path(pictures.MEASURING).read_text().replace("    answer(main)", f"    {LESS}")
@@ -210,6 +221,7 @@ def child_with(measure: str, folder: Path) -> str:
 async def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> str:
     """Why a picture is refused that makes its decoder do that."""
     monkeypatch.setattr(pictures, "MEASURING", child_with(body, tmp_path))
+    monkeypatch.setattr(pictures, "PAUSES", (0.0, 0.0))
     with pytest.raises(PictureRefused) as caught:
         await measure_in_child(tmp_path, mask=False)
     return str(caught.value)
@@ -220,12 +232,34 @@ async def test_a_child_may_not_take_all_the_memory(tmp_path: Path, monkeypatch: 
 
 
 async def test_a_child_may_not_take_all_the_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "signal" in await misbehaving(monkeypatch, tmp_path, "while True: pass")
+    reason = await misbehaving(monkeypatch, tmp_path, f"{COUNTED}; any(iter(int, 1))")
+    assert reason == f"the decoder died of signal {signal.SIGXCPU.value}"
+    assert looks(tmp_path) == 1, "that is the picture's fault"
 
 
 async def test_a_child_may_not_take_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoders, "WALL_SECONDS", 0.5)
-    assert "not decoded within" in await misbehaving(monkeypatch, tmp_path, "__import__('time').sleep(60)")
+    monkeypatch.setattr(pictures, "MEASURING", child_with("__import__('time').sleep(60)", tmp_path))
+    with pytest.raises(Starved, match="not decoded within"):
+        await ask(pictures.MEASURING, "picture", str(tmp_path))
+
+
+async def test_a_picture_whose_decoder_was_killed_is_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the machine ran out of memory: the picture is as good as before."""
+    monkeypatch.setattr(pictures, "PAUSES", (0.0, 0.0))
+    body = f"{COUNTED}; looks.stat().st_size < 3 and {KILLED}; return Picture('image/png', 4, 3)"
+    monkeypatch.setattr(pictures, "MEASURING", child_with(body, tmp_path))
+    assert await measure_in_child(tmp_path, mask=False) == (Picture("image/png", 4, 3), None)
+    assert looks(tmp_path) == 3
+
+
+async def test_a_picture_whose_decoder_is_killed_each_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "killed" in await misbehaving(monkeypatch, tmp_path, f"{COUNTED}; {KILLED}")
+    assert looks(tmp_path) == 1 + len(pictures.PAUSES)
 
 
 async def test_a_child_inherits_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,6 +77,11 @@ SESSION = {
     "timezone": "UTC",
 }
 
+# $1 the turn, $2 for how many milliseconds it is waited for (0: as long as a statement may take), $3 the usual limit.
+_TURN = """
+SELECT set_config('lock_timeout', $2, true), pg_advisory_xact_lock($1), set_config('lock_timeout', $3, true)
+"""
+
 
 class TooCostly(Invalid):
     """A question that the database could not answer in time."""
@@ -115,6 +120,7 @@ class Database:
     def __init__(self, pool: "asyncpg.Pool[Row]") -> None:
         self.pool = pool
         self._together: dict[str, Batcher[tuple[Any, tuple[Any, ...]], Row | None]] = {}
+        self._lines: dict[int, asyncio.Lock] = {}
 
     async def fetch(self, sql: str, *values: Any) -> list[Row]:
         try:
@@ -176,12 +182,31 @@ class Database:
             return await connection.fetch(sql, *values)
 
     @asynccontextmanager
-    async def in_turn(self, turn: int) -> AsyncGenerator["PoolConnectionProxy[Row]"]:
-        """A transaction, one at a time over all processes of this `turn`."""
-        async with self.transaction() as connection:
-            # Turns are long now and then, and come to everybody.
-            await connection.execute("SELECT set_config('lock_timeout', '0', true), pg_advisory_xact_lock($1)", turn)
+    async def in_turn(self, turn: int, patience: float | None = None) -> AsyncGenerator["PoolConnectionProxy[Row]"]:
+        """A transaction, one at a time over all processes of this `turn`. Raises Busy after so many seconds without it.
+
+        Of those that wait for it in this process only the first has a connection; the others leave them to other work.
+        """
+        async with self._first_in_line(turn, patience), self.transaction() as connection:
+            try:
+                # Turns are long now and then, and come to everybody; what is locked in one is waited for as ever.
+                await connection.execute(_TURN, turn, f"{(patience or 0) * 1_000:.0f}", SESSION["lock_timeout"])
+            except asyncpg.LockNotAvailableError:
+                raise Busy from None
             yield connection
+
+    @asynccontextmanager
+    async def _first_in_line(self, turn: int, patience: float | None) -> AsyncGenerator[None]:
+        line = self._lines.setdefault(turn, asyncio.Lock())
+        try:
+            async with asyncio.timeout(patience):
+                await line.acquire()
+        except TimeoutError:
+            raise Busy from None
+        try:
+            yield
+        finally:
+            line.release()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncGenerator["PoolConnectionProxy[Row]"]:

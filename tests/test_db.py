@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import tempfile
+from functools import partial
 from pathlib import Path
 from uuid import UUID
 
@@ -149,3 +150,37 @@ async def test_a_question_that_others_keep_waiting_is_not_called_too_costly(
             async with small.snapshot():
                 pass
         assert await snapshot.fetch("SELECT 1")
+
+
+TURN = 7
+
+
+async def test_who_waits_for_a_turn_leaves_the_connections_to_others(settings: Settings, db: Database) -> None:
+    async with open_database(settings.require_database_url(), max_size=2) as small, db.in_turn(TURN):
+        waiting = [asyncio.create_task(small.fetch_in_turn(TURN, "SELECT 1")) for _ in range(4)]
+        await making.until(partial(waits_for_a_turn, db))
+        async with asyncio.timeout(20):
+            assert await small.fetchrow("SELECT 1")
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+
+
+async def waits_for_a_turn(db: Database) -> bool:
+    return await db.fetchrow("SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted") is not None
+
+
+@pytest.mark.parametrize("whose", ["another process", "this process"])
+async def test_a_turn_that_is_not_had_in_time_is_told_as_busy(settings: Settings, db: Database, whose: str) -> None:
+    async with open_database(settings.require_database_url(), max_size=2) as other, db.in_turn(TURN):
+        with pytest.raises(Busy):
+            async with (other if whose == "another process" else db).in_turn(TURN, patience=0.05):
+                pass
+    async with db.in_turn(TURN, patience=0.05):
+        pass
+
+
+async def test_in_a_turn_locks_are_waited_for_as_ever(db: Database) -> None:
+    for patience in (None, 0.5):
+        async with db.in_turn(TURN, patience) as connection:
+            assert await connection.fetchval("SHOW lock_timeout") == databases.SESSION["lock_timeout"]

@@ -11,6 +11,9 @@ from service.retention.parts import Keep, Part
 from service.stats.counting import TURN as COUNTING
 from service.stats.counting import count_jobs
 
+# So long whole jobs wait for those who count; `roundtrip stats count` takes longer with each of its batches.
+TURN_SECONDS = 3.0
+
 # $1 the jobs, $2 whether the hash stays
 _DOOMED = """
 INSERT INTO unreferenced_blobs (sha256) SELECT DISTINCT sha256 FROM {referred} WHERE sha256 IS NOT NULL
@@ -137,10 +140,11 @@ async def remove(
     """Remove a part of those of these jobs that have ended and are not on hold. `keep` is HASH or NOTHING.
 
     Nothing goes that a callback on its way needs, unless `even_if_calling`. Returns the jobs that it was removed of.
+    Raises Busy, if whole jobs are to go and somebody counts for long.
     """
     statement, whole = _STATEMENTS[part, keep], part is Part.JOB
     # What a job cost is to be in the figures before it is gone.
-    async with db.in_turn(COUNTING) if whole else db.transaction() as connection:
+    async with db.in_turn(COUNTING, TURN_SECONDS) if whole else db.transaction() as connection:
         await connection.execute(_LOCK, job_ids)
         free = [row["id"] for row in await connection.fetch(_FREE, job_ids, whole, not even_if_calling)]
         if free and whole:

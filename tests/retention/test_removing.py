@@ -336,6 +336,17 @@ async def test_a_deleted_job_stays_in_the_figures(context: Context, tenant: UUID
     assert row["count"] == 2
 
 
+async def test_a_job_is_not_deleted_while_others_are_counted_for_long_and_nobody_waits_for_that(
+    context: Context, tenant: UUID, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [await ended(context, tenant) for _ in range(14)]
+    async with context.db.in_turn(counting.TURN):
+        monkeypatch.setattr(removing, "TURN_SECONDS", 0.2)
+        answers = await asyncio.gather(*(client.delete(f"/v1/jobs/{job_id}") for job_id in jobs))
+        assert {(answer.status_code, answer.headers["retry-after"]) for answer in answers} == {(503, "1")}
+    assert (await client.delete(f"/v1/jobs/{jobs[0]}")).status_code == 204
+
+
 async def test_bytes_that_are_being_deleted_are_not_stored_until_they_are_gone(context: Context, tenant: UUID) -> None:
     """The store takes its time, and the same bytes come again meanwhile."""
     job_id = await ended(context, tenant)

@@ -21,9 +21,10 @@ async def removed_a_second(database_url: str, tenant: str, jobs: int) -> float:
 
 
 async def _remove(db: Database, tenant: str, part: Part, jobs: int) -> int:
-    await rules.set_rule(db, tenant, EVERY_MODEL, part, 0.0, Keep.NOTHING)
+    rule = await rules.set_rule(db, tenant, EVERY_MODEL, part, 0.0, Keep.NOTHING)
+    assert rule is not None
     removed = 0
-    while removed < jobs and (batch := await rules.next_batch(db)):
+    while removed < jobs and (batch := await rules.next_batch(db, rule)):
         await rules.carry_out(db, batch)
         removed += len(batch.due)
     await rules.remove_rule(db, tenant, EVERY_MODEL, part)

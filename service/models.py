@@ -700,6 +700,27 @@ retention_rules = Table(
     CheckConstraint("part <> 'job' OR keep <> 'hash'", name="job_has_no_hash"),
 )
 
+# Jobs that a rule could not be carried out of, which it has passed and comes back to. No foreign key to jobs: somebody
+# may hold the job's row for long, which is why.
+postponed_removals = Table(
+    "postponed_removals",
+    metadata,
+    Column("job_id", Uuid, primary_key=True),
+    Column("tenant_id", Uuid, primary_key=True),
+    Column("model", Text, primary_key=True),
+    Column("part", Text, primary_key=True),
+    Column("since", Moment, nullable=False, server_default=func.now()),
+    Column("tried_at", Moment, nullable=False, server_default=func.now()),
+    # Null: nothing failed, something still needs what is to be removed.
+    Column("error", Text),
+    ForeignKeyConstraint(
+        ["tenant_id", "model", "part"],
+        ["retention_rules.tenant_id", "retention_rules.model", "retention_rules.part"],
+        ondelete="CASCADE",
+    ),
+    Index(None, "tenant_id", "model", "part", "tried_at"),
+)
+
 # Jobs of which nothing is removed.
 holds = Table(
     "holds",

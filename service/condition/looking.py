@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from service.condition import deliveries, jobs, parts
+from service.condition import deliveries, jobs, parts, removals
 from service.condition.findings import Check, Condition, Surroundings, look
 
 CHECKS: Mapping[str, Check] = {
@@ -19,6 +19,7 @@ CHECKS: Mapping[str, Check] = {
     "late callbacks": deliveries.late_callbacks,
     "files": deliveries.uncopied_files,
     "actions on many jobs": deliveries.held_up_actions,
+    "rules of retention": removals.postponed_removals,
     "processes": parts.silent_processes,
     "broker": parts.broker_away,
     "database": parts.database_strain,

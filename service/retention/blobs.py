@@ -18,6 +18,7 @@ GRACE_SECONDS = 3_600.0
 
 # A deletion that somebody else began is over by then, or he died; stores are asked again for three minutes at most.
 AGAIN_SECONDS = 600.0
+AT_A_TIME = 64
 
 # So long whoever is about to store the same bytes waits for the end of their deletion.
 PATIENCE_SECONDS = 10.0
@@ -32,23 +33,29 @@ class Unreferenced(NamedTuple):
 
 _TAKE = """
 UPDATE unreferenced_blobs SET since = now() - make_interval(secs => $1 - $2)
-WHERE sha256 = (
+WHERE sha256 = ANY (ARRAY(
     SELECT sha256 FROM unreferenced_blobs WHERE since < now() - make_interval(secs => $1)
-    ORDER BY since LIMIT 1 FOR UPDATE SKIP LOCKED
-)
+    ORDER BY since LIMIT $3 FOR UPDATE SKIP LOCKED
+))
 RETURNING sha256, since
 """
 
 
-async def take_unreferenced(db: Database, grace_seconds: float = GRACE_SECONDS) -> Unreferenced | None:
-    """A file that lost a reference so long ago; it is taken again some minutes later, if it is still there."""
-    row = await db.fetchrow(_TAKE, grace_seconds, AGAIN_SECONDS)
-    return Unreferenced(row["sha256"], row["since"]) if row else None
+async def take_unreferenced(
+    db: Database, grace_seconds: float = GRACE_SECONDS, at_most: int = AT_A_TIME
+) -> list[Unreferenced]:
+    """Files that lost a reference so long ago; they are taken again some minutes later, if they are still there."""
+    rows = await db.fetch(_TAKE, grace_seconds, AGAIN_SECONDS, at_most)
+    return [Unreferenced(row["sha256"], row["since"]) for row in rows]
 
 
 # Before anything else of a blob, so that nobody who does so waits for another who does.
 _LOCK = "SELECT deleting FROM blobs WHERE sha256 = $1 FOR UPDATE"
-_STILL = "SELECT FROM unreferenced_blobs WHERE sha256 = $1 AND since = $2"
+# Its time begins anew: others that were taken with it may have had most of that.
+_STILL = """
+UPDATE unreferenced_blobs SET since = now() - make_interval(secs => $3) WHERE sha256 = $1 AND since = $2
+RETURNING since
+"""
 _REFERRED = """
 SELECT blobs.uploaded
     OR EXISTS (SELECT FROM artifacts WHERE artifacts.sha256 = $1)
@@ -56,8 +63,8 @@ SELECT blobs.uploaded
     OR EXISTS (SELECT FROM uploads WHERE uploads.sha256 = $1) AS referred
 FROM blobs WHERE sha256 = $1
 """
-# Not if it lost another reference meanwhile.
-_FORGET = "DELETE FROM unreferenced_blobs WHERE sha256 = $1 AND since = $2"
+# Nobody else changes the row before the end of the transaction that has it.
+_FORGET = "DELETE FROM unreferenced_blobs WHERE sha256 = $1"
 
 
 async def delete_unreferenced(db: Database, delete: Callable[[str], Awaitable[None]], taken: Unreferenced) -> bool:
@@ -66,11 +73,12 @@ async def delete_unreferenced(db: Database, delete: Callable[[str], Awaitable[No
     async with db.transaction() as connection:
         await connection.execute(_LOCK, sha256)
         # Asked after the lock is had, so that what happened meanwhile is seen.
-        if await connection.fetchrow(_STILL, sha256, since) is None:
+        still = await connection.fetchrow(_STILL, sha256, since, GRACE_SECONDS - AGAIN_SECONDS)
+        if still is None:
             return False  # Somebody is about to refer to it.
         found = await connection.fetchrow(_REFERRED, sha256)
         if found is None or found["referred"]:
-            await connection.execute(_FORGET, sha256, since)
+            await connection.execute(_FORGET, sha256)
             return False
         await connection.execute("UPDATE blobs SET deleting = true WHERE sha256 = $1", sha256)
     await delete(sha256)

@@ -84,11 +84,14 @@ WITH gone AS (
 INSERT INTO removals (job_id, part) SELECT DISTINCT job_id, '{Part.EVIDENCE}' FROM gone ON CONFLICT DO NOTHING
 """
 
-# The other rows of a job go by their foreign keys. Marks have none, and no index on the job: each is looked up by its
-# whole key, which OFFSET 0 keeps the planner from doing otherwise. Nobody changes a mark, so its place is its own.
+# The other rows of a job go by their foreign keys; reports and what is postponed have none. Nor have marks, and no
+# index on the job: each is looked up by its whole key, which OFFSET 0 keeps the planner from doing otherwise. Nobody
+# changes a mark, so its place is its own.
 _JOB = f"""
 WITH evidence AS (
     DELETE FROM reports WHERE job_id = ANY ($1::uuid[])
+), postponed AS (
+    DELETE FROM postponed_removals WHERE job_id = ANY ($1::uuid[])
 ), file AS (
     SELECT sha256 FROM artifacts WHERE job_id = ANY ($1::uuid[])
     UNION SELECT sha256 FROM input_files WHERE job_id = ANY ($1::uuid[])

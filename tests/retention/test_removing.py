@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from datetime import datetime
 from uuid import UUID
 
 import httpx
@@ -213,8 +214,9 @@ async def test_a_hold_that_was_confirmed_keeps_everything(context: Context, tena
 async def delete_all(context: Context, grace_seconds: float = -1.0) -> int:
     """As after the time of grace."""
     deleted = 0
-    while (taken := await blobs.take_unreferenced(context.db, grace_seconds)) is not None:
-        deleted += await blobs.delete_unreferenced(context.db, context.storage.delete, taken)
+    while taken := await blobs.take_unreferenced(context.db, grace_seconds):
+        for each in taken:
+            deleted += await blobs.delete_unreferenced(context.db, context.storage.delete, each)
         await context.db.execute("UPDATE unreferenced_blobs SET since = now() + interval '1 day'")
     return deleted
 
@@ -236,6 +238,29 @@ async def test_bytes_go_with_the_last_that_refers_to_them(context: Context, tena
     assert await making.count(context.db, "blobs") == 0
 
 
+async def test_a_deletion_has_all_its_time_however_many_files_were_taken_with_it(
+    context: Context, tenant: UUID
+) -> None:
+    """A deletion that ends after its time may be of bytes that were stored anew."""
+    job_id = await ended(context, tenant)
+    await removing.remove(context.db, [job_id], Part.JOB, Keep.NOTHING)
+    since: list[datetime] = []
+    taken = await blobs.take_unreferenced(context.db, -1.0)
+    assert len(taken) == 2
+    await context.db.execute("UPDATE unreferenced_blobs SET since = now() - interval '59 minutes'")
+    late = await context.db.fetch("SELECT sha256, since FROM unreferenced_blobs")
+
+    async def delete(sha256: str) -> None:
+        since.extend(
+            row["since"]
+            for row in await context.db.fetch("SELECT since FROM unreferenced_blobs WHERE sha256 = $1", sha256)
+        )
+
+    for row in late:
+        assert await blobs.delete_unreferenced(context.db, delete, blobs.Unreferenced(row["sha256"], row["since"]))
+    assert all(began > row["since"] for began, row in zip(since, late, strict=True))
+
+
 async def test_an_uploaded_file_stays(context: Context, tenant: UUID, client: httpx.AsyncClient) -> None:
     job_id = await ended(context, tenant)
     upload = (await client.post("/v1/files?name=a.png", content=b"a mask")).json()
@@ -247,15 +272,14 @@ async def test_an_uploaded_file_stays(context: Context, tenant: UUID, client: ht
 async def test_nothing_is_deleted_before_its_time(context: Context, tenant: UUID) -> None:
     job_id = await ended(context, tenant)
     await removing.remove(context.db, [job_id], Part.JOB, Keep.NOTHING)
-    assert await blobs.take_unreferenced(context.db) is None
+    assert await blobs.take_unreferenced(context.db) == []
 
 
 async def test_bytes_that_are_reclaimed_stay(context: Context, tenant: UUID) -> None:
     job_id = await ended(context, tenant)
     [mask] = {row["sha256"] for row in await context.db.fetch("SELECT sha256 FROM artifacts")}
     await removing.remove(context.db, [job_id], Part.FILES, Keep.NOTHING)
-    taken = await blobs.take_unreferenced(context.db, -1.0)
-    assert taken is not None
+    [taken] = await blobs.take_unreferenced(context.db, -1.0)
     assert taken.sha256 == mask
     await blobs.reclaim(context.db, mask)
     assert not await blobs.delete_unreferenced(context.db, context.storage.delete, taken)
@@ -359,8 +383,9 @@ async def test_bytes_that_are_being_deleted_are_not_stored_until_they_are_gone(c
         await context.storage.delete(sha256)
 
     async def delete_slowly() -> None:
-        while (taken := await blobs.take_unreferenced(context.db, -1.0)) is not None:
-            await blobs.delete_unreferenced(context.db, slowly, taken)
+        while taken := await blobs.take_unreferenced(context.db, -1.0):
+            for each in taken:
+                await blobs.delete_unreferenced(context.db, slowly, each)
             await context.db.execute("UPDATE unreferenced_blobs SET since = now() + interval '1 day'")
 
     deleting = asyncio.create_task(delete_slowly())
@@ -381,8 +406,7 @@ async def test_a_reference_that_goes_while_another_is_looked_for_is_not_forgotte
 ) -> None:
     first, second = await ended(context, tenant), await ended(context, tenant)
     await removing.remove(context.db, [first], Part.FILES, Keep.NOTHING)
-    taken = await blobs.take_unreferenced(context.db, -1.0)
-    assert taken is not None
+    [taken] = await blobs.take_unreferenced(context.db, -1.0)
     await removing.remove(context.db, [second], Part.FILES, Keep.NOTHING)
     assert not await blobs.delete_unreferenced(context.db, context.storage.delete, taken)
     await context.db.execute("UPDATE unreferenced_blobs SET since = now()")

@@ -1,7 +1,10 @@
 """A rule removes what is old enough of its own jobs, once, and waits for those that still need it."""
 
 import asyncio
-from collections.abc import Sequence
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -9,11 +12,17 @@ import pytest
 from click.testing import CliRunner
 from uuid_utils.compat import uuid7
 
-from service.db import Database
+from service.artifacts.filing import file
+from service.condition.findings import Surroundings
+from service.condition.removals import postponed_removals
+from service.context import Context
+from service.db import SESSION, Database, open_database
 from service.retention import removing, rules
 from service.retention.parts import Keep, Part
 from service.retention.rules import EVERY_MODEL, Batch, carry_out, next_batch
+from service.retention.sweeping import Remover
 from service.settings import Settings
+from service.stats.counting import TURN as COUNTING
 from tests import making
 
 OTHER = "fal-ai/mini-cpm"
@@ -39,10 +48,18 @@ async def have_results(db: Database) -> set[UUID]:
 
 async def carry_out_all(db: Database) -> int:
     batches = 0
-    while (batch := await next_batch(db)) is not None:
-        await carry_out(db, batch)
-        batches += 1
+    for each in await rules.every_rule(db):
+        while (batch := await next_batch(db, each)) is not None:
+            await carry_out(db, batch)
+            batches += 1
     return batches
+
+
+async def only_batch(db: Database) -> Batch:
+    [each] = await rules.every_rule(db)
+    batch = await next_batch(db, each)
+    assert batch is not None
+    return batch
 
 
 async def rule(
@@ -66,12 +83,13 @@ async def test_what_is_old_enough_goes_and_nothing_else(db: Database, tenant: UU
     assert len(olds) == 3
 
 
-async def test_more_than_one_batch(db: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_more_than_one_batch(context: Context, tenant: UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = context.db
     monkeypatch.setattr(rules, "AT_A_TIME", 2)
     for _ in range(5):
         await old(db, tenant)
     await rule(db)
-    assert await carry_out_all(db) == 3
+    await Remover(context).pump.drain()
     assert await have_results(db) == set()
 
 
@@ -141,11 +159,10 @@ async def test_a_hold_that_ends_while_its_batch_is_carried_out(db: Database, ten
     jobs = [await old(db, tenant) for _ in range(3)]
     await removing.hold(db, jobs[1])
     await rule(db)
-    batch = await next_batch(db)
-    assert batch is not None
+    batch = await only_batch(db)
     await removing.remove(db, batch.due, Part.RESULT, Keep.NOTHING)
     await removing.release(db, jobs[1])
-    await carry_out(db, Batch(batch.rule, [], batch.through))
+    await carry_out(db, replace(batch, due=[]))
     await carry_out_all(db)
     assert await have_results(db) == set()
 
@@ -153,8 +170,7 @@ async def test_a_hold_that_ends_while_its_batch_is_carried_out(db: Database, ten
 async def test_a_rule_that_changes_while_its_batch_is_carried_out_begins_anew(db: Database, tenant: UUID) -> None:
     await old(db, tenant)
     await rule(db, keep=Keep.ALL)
-    batch = await next_batch(db)
-    assert batch is not None
+    batch = await only_batch(db)
     await rule(db, keep=Keep.NOTHING)
     await carry_out(db, batch)
     await carry_out_all(db)
@@ -185,12 +201,162 @@ async def test_a_rule_that_was_changed_while_it_was_carried_out_stays_where_it_w
 ) -> None:
     await old(db, tenant)
     await rule(db)
-    batch = await next_batch(db)
-    assert batch is not None
+    batch = await only_batch(db)
     await db.execute("UPDATE retention_rules SET done_through = $1, version = version + 1", first := uuid7())
     await carry_out(db, batch)
     [row] = await rules.all_rules(db)
     assert row["done_through"] == first
+
+
+@pytest.fixture
+async def impatient(context: Context, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Context]:
+    """Who finds a row locked is told so at once."""
+    monkeypatch.setitem(SESSION, "lock_timeout", "100ms")
+    async with open_database(context.settings.require_database_url()) as db:
+        yield replace(context, db=db)
+
+
+@asynccontextmanager
+async def locked(db: Database, job_id: UUID) -> AsyncIterator[None]:
+    async with db.transaction() as connection:
+        await connection.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)
+        yield
+
+
+async def minutes_pass(db: Database) -> None:
+    await db.execute(
+        "UPDATE postponed_removals SET since = since - interval '9 minutes', tried_at = now() - interval '9 minutes'"
+    )
+
+
+async def told(db: Database, tenant_id: UUID | None) -> list[str]:
+    return [finding.words for finding in await postponed_removals(Surroundings(db, tenant_id, ""))]
+
+
+@pytest.mark.parametrize("place", range(5))
+async def test_a_job_that_fails_keeps_no_other_from_it_and_is_not_forgotten(
+    impatient: Context, tenant: UUID, place: int
+) -> None:
+    db, remover = impatient.db, Remover(impatient)
+    jobs = [await old(db, tenant) for _ in range(5)]
+    theirs = await making.make_tenant(db, "theirs")
+    await old(db, theirs)
+    await rule(db)
+    assert await rules.set_rule(db, "theirs", EVERY_MODEL, Part.RESULT, HOUR, Keep.NOTHING)
+    async with locked(db, jobs[place]):
+        await remover.pump.drain()
+        assert await have_results(db) == {jobs[place]}
+        assert await told(db, None) == []
+        await minutes_pass(db)
+        await remover.pump.drain()
+    assert await have_results(db) == {jobs[place]}
+    [words] = await told(db, None)
+    assert words.startswith("Rules of retention could not be carried out of 1 job, and it is tried again")
+    assert "lock timeout" in words
+    assert "lock timeout" not in (await told(db, tenant))[0]
+    assert await told(db, theirs) == []
+    await minutes_pass(db)
+    await remover.pump.drain()
+    assert await have_results(db) == set()
+    assert await making.count(db, "postponed_removals") == 0
+
+
+async def test_files_are_deleted_while_a_rule_fails_and_another_waits_for_who_counts(
+    impatient: Context, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(removing, "TURN_SECONDS", 0.1)
+    db = impatient.db
+    job_id = await old(db, tenant)
+    await rule(db, part=Part.JOB)
+    async with impatient.storage.spool(once(b"a mask"), 1_000) as spooled:
+        kept = await file(db, impatient.storage, spooled)
+    await db.execute("INSERT INTO blobs (sha256, size, content_type) VALUES ($1, 6, 'image/png')", kept.sha256)
+    await db.execute("INSERT INTO unreferenced_blobs VALUES ($1, now() - interval '2 hours')", kept.sha256)
+    async with locked(db, job_id), db.in_turn(COUNTING):
+        await rule(db, part=Part.EVIDENCE, keep=Keep.HASH)
+        await Remover(impatient).pump.drain()
+    assert not await impatient.storage.exists(kept.sha256)
+    assert await have_results(db) == {job_id}
+    assert [row["part"] for row in await db.fetch("SELECT part FROM postponed_removals")] == [Part.EVIDENCE]
+
+
+async def once(data: bytes) -> AsyncIterator[bytes]:
+    yield data
+
+
+async def test_each_rule_has_its_turn(context: Context, tenant: UUID, monkeypatch: pytest.MonkeyPatch) -> None:
+    db = context.db
+    monkeypatch.setattr(rules, "AT_A_TIME", 1)
+    theirs = await making.make_tenant(db, "theirs")
+    owners = {await old(db, owner): owner for owner in (tenant, tenant, tenant, theirs, theirs, theirs)}
+    for name in ("ours", "theirs"):
+        assert await rules.set_rule(db, name, EVERY_MODEL, Part.RESULT, HOUR, Keep.HASH)
+    await Remover(context).pump.drain()
+    order = [owners[row["job_id"]] for row in await db.fetch("SELECT job_id FROM removals ORDER BY at")]
+    assert len(order) == 6
+    assert all(one != other for one, other in itertools.pairwise(order))
+
+
+async def test_what_was_needed_once_more_when_its_turn_came_is_removed_later(context: Context, tenant: UUID) -> None:
+    db = context.db
+    job_id = await old(db, tenant, webhook_url="https://hooks.example/x")
+    await db.execute("UPDATE callbacks SET state = 'delivered', ended_at = now()")
+    await rule(db)
+    batch = await only_batch(db)
+    await db.execute("UPDATE callbacks SET state = 'pending', ended_at = NULL")
+    await carry_out(db, batch)
+    await minutes_pass(db)
+    assert await have_results(db) == {job_id}
+    assert await told(db, None) == []
+    await db.execute("UPDATE callbacks SET state = 'delivered', ended_at = now()")
+    await Remover(context).pump.drain()
+    assert await have_results(db) == set()
+
+
+async def test_a_hold_of_what_is_postponed_lets_the_rule_come_back_when_it_ends(
+    impatient: Context, tenant: UUID
+) -> None:
+    db, remover = impatient.db, Remover(impatient)
+    job_id = await old(db, tenant)
+    await rule(db)
+    async with locked(db, job_id):
+        await remover.pump.drain()
+    await removing.hold(db, job_id)
+    await minutes_pass(db)
+    await remover.pump.drain()
+    assert await making.count(db, "postponed_removals") == 0
+    assert await have_results(db) == {job_id}
+    await removing.release(db, job_id)
+    await remover.pump.drain()
+    assert await have_results(db) == set()
+
+
+async def test_a_rule_that_takes_longer_now_leaves_what_it_postponed(impatient: Context, tenant: UUID) -> None:
+    db, remover = impatient.db, Remover(impatient)
+    job_id = await old(db, tenant)
+    await rule(db)
+    async with locked(db, job_id):
+        await remover.pump.drain()
+    await rule(db, after=24 * HOUR)
+    await minutes_pass(db)
+    await remover.pump.drain()
+    assert await have_results(db) == {job_id}
+    await rule(db)
+    await remover.pump.drain()
+    assert await have_results(db) == set()
+
+
+async def test_a_deleted_job_and_a_removed_rule_leave_nothing_postponed(impatient: Context, tenant: UUID) -> None:
+    db = impatient.db
+    jobs = [await old(db, tenant) for _ in range(2)]
+    await rule(db)
+    async with locked(db, jobs[0]), locked(db, jobs[1]):
+        await Remover(impatient).pump.drain()
+    assert await making.count(db, "postponed_removals") == 2
+    await removing.remove(db, jobs[:1], Part.JOB, Keep.NOTHING)
+    assert await making.count(db, "postponed_removals") == 1
+    assert await rules.remove_rule(db, "ours", EVERY_MODEL, Part.RESULT)
+    assert await making.count(db, "postponed_removals") == 0
 
 
 def test_shorter_than_callbacks_are_tried_is_told() -> None:

@@ -1,0 +1,44 @@
+"""What rules of retention could not be carried out of is written down, and tried again.
+
+Revision ID: 0017
+Revises: 0015
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0017"
+down_revision = "0015"
+branch_labels = None
+depends_on = None
+
+MOMENT = sa.DateTime(timezone=True)
+NOW = sa.text("now()")
+
+
+def upgrade() -> None:
+    rule = ("tenant_id", "model", "part")
+    op.create_table(
+        "postponed_removals",
+        sa.Column("job_id", sa.Uuid(), nullable=False),
+        sa.Column("tenant_id", sa.Uuid(), nullable=False),
+        sa.Column("model", sa.Text(), nullable=False),
+        sa.Column("part", sa.Text(), nullable=False),
+        sa.Column("since", MOMENT, server_default=NOW, nullable=False),
+        sa.Column("tried_at", MOMENT, server_default=NOW, nullable=False),
+        sa.Column("error", sa.Text()),
+        sa.ForeignKeyConstraint(
+            rule,
+            [f"retention_rules.{name}" for name in rule],
+            name=op.f("fk_postponed_removals_tenant_id_model_part"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("job_id", *rule, name=op.f("pk_postponed_removals")),
+    )
+    op.create_index(
+        op.f("ix_postponed_removals_tenant_id_model_part_tried_at"), "postponed_removals", [*rule, "tried_at"]
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("postponed_removals")

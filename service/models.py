@@ -359,12 +359,13 @@ reports = Table(
     # A poll that hears the same words again is counted here.
     Column("times", Integer, nullable=False, server_default=text("1")),
     Column("last_received_at", Moment),
-    # Of a body that was removed. Its hash is null, too, if it was not to be kept.
+    # Of a body that was removed, or came when those of its job were. Its hash is null, if it was not to be kept.
     Column("removed_sha256", Text),
     Column("removed_size", BigInteger),
     one_of("source", Source),
     one_of("verdict", Verdict),
     Index("ix_reports_job_id", "job_id"),
+    Index("ix_reports_unknown", "received_at", postgresql_where=text(f"verdict = '{Verdict.UNKNOWN}'")),
 )
 
 # How a job ended, in a narrow row that is walked by the ten thousand: what one asks and counts by. Inserted once, by

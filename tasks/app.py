@@ -19,7 +19,7 @@ from service.callbacks.schedule import LONGEST_SECONDS
 from service.condition import processes, refusals
 from service.condition.naming import BEAT_HEADER, Process, from_header
 from service.db import DatabaseAway
-from service.jobs import due, runs, turns
+from service.jobs import due, filing, runs, turns
 from service.logs import configure_logs
 from service.queue import TaskName, build_celery, forgets_what_is_taken
 from service.settings import load_settings
@@ -196,6 +196,7 @@ async def _tidy(worker: Worker) -> None:
             worker.context.db, worker.context.settings.session_idle_seconds, worker.context.settings.session_seconds
         )
         await bulk_records.tidy(worker.context.db)
+        await filing.tidy(worker.context.db)
         await processes.tidy(worker.context.db)
         await refusals.tidy(worker.context.db)
         worker.removing.wake()

@@ -133,8 +133,9 @@ async def _differing(db: Database, report: Row, lifted: Lifted, verdict: Verdict
 async def recorded(db: Database, job_id: UUID | None, verdict: str | None, limit: int) -> list[Row]:
     """The newest reports, without their bytes."""
     return await db.fetch(
-        "SELECT id, job_id, attempt, source, received_at, verdict, length(body) AS size FROM reports"
-        " WHERE ($1::uuid IS NULL OR job_id = $1) AND ($2::text IS NULL OR verdict = $2) ORDER BY id DESC LIMIT $3",
+        "SELECT id, job_id, attempt, source, received_at, verdict, coalesce(removed_size, length(body)) AS size"
+        " FROM reports WHERE ($1::uuid IS NULL OR job_id = $1) AND ($2::text IS NULL OR verdict = $2)"
+        " ORDER BY id DESC LIMIT $3",
         job_id,
         verdict,
         limit,

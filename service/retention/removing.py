@@ -63,10 +63,10 @@ FROM wanted
 WHERE artifacts.job_id = wanted.job_id AND artifacts.kind = wanted.kind AND artifacts.index = wanted.index
 """
 
+# Of jobs without evidence it is noted, too: what comes late is not kept (see jobs/filing.py).
 _EVIDENCE_TO_HASHES = f"""
 WITH noted AS (
-    INSERT INTO removals (job_id, part)
-    SELECT DISTINCT job_id, '{Part.EVIDENCE}' FROM reports WHERE job_id = ANY ($1::uuid[]) ON CONFLICT DO NOTHING
+    INSERT INTO removals (job_id, part) SELECT unnest($1::uuid[]), '{Part.EVIDENCE}' ON CONFLICT DO NOTHING
 ), said AS (
     DELETE FROM run_logs WHERE job_id = ANY ($1::uuid[])
 )
@@ -77,11 +77,11 @@ WHERE job_id = ANY ($1::uuid[]) AND removed_size IS NULL
 
 _EVIDENCE = f"""
 WITH gone AS (
-    DELETE FROM reports WHERE job_id = ANY ($1::uuid[]) RETURNING job_id
+    DELETE FROM reports WHERE job_id = ANY ($1::uuid[])
 ), said AS (
     DELETE FROM run_logs WHERE job_id = ANY ($1::uuid[])
 )
-INSERT INTO removals (job_id, part) SELECT DISTINCT job_id, '{Part.EVIDENCE}' FROM gone ON CONFLICT DO NOTHING
+INSERT INTO removals (job_id, part) SELECT unnest($1::uuid[]), '{Part.EVIDENCE}' ON CONFLICT DO NOTHING
 """
 
 # The other rows of a job go by their foreign keys; reports and what is postponed have none. Nor have marks, and no

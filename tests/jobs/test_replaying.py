@@ -120,10 +120,11 @@ async def with_provider_that_rejects(context: Context, tenant: UUID, provider: P
     return (await with_provider(context, tenant, provider)).job_id
 
 
-async def test_a_report_of_no_job_is_unknown(context: Context) -> None:
+async def test_of_a_report_of_no_job_there_is_nothing_to_replay(context: Context) -> None:
     ghost = Claim(UUID(int=7), 1, making.MODEL, making.INPUT, "normal", 0.0)
     report_id = await recorded(context, ghost, envelope("r-1", CAT))
-    assert (await again(context, report_id, apply=True)).verdict == "unknown"
+    with pytest.raises(ReportRemoved):
+        await again(context, report_id, apply=True)
 
 
 async def test_there_is_no_report_of_another_number(context: Context) -> None:

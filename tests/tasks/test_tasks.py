@@ -15,7 +15,7 @@ from celery.contrib.testing.worker import start_worker
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import DatabaseAway
-from service.jobs import due, endings, operations, store
+from service.jobs import due, endings, filing, operations, store
 from service.jobs.submitting import SLOTS
 from service.queue import QUEUE, TaskName
 from service.settings import Settings
@@ -170,8 +170,11 @@ async def test_no_task_waits_for_the_provider(
 
 async def test_the_tidy_task_forgets(tasks: ModuleType, context: Context) -> None:
     await context.db.execute("INSERT INTO waiters VALUES ($1, now() - interval '1 s')", UUID(int=1))
+    await filing.file_report(context.db, UUID(int=1), 1, making.heard(), making.completed())
+    await context.db.execute("UPDATE reports SET received_at = now() - interval '1 year'")
     await run(tasks.tidy)
     assert await making.count(context.db, "waiters") == 0
+    assert await making.count(context.db, "reports") == 0
 
 
 async def test_a_task_without_work_does_nothing(tasks: ModuleType, context: Context, provider: Provider) -> None:

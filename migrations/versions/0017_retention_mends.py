@@ -1,4 +1,4 @@
-"""What rules of retention could not be carried out of is written down, and tried again.
+"""What rules of retention could not be carried out of, and what was said of jobs that are not there any more.
 
 Revision ID: 0017
 Revises: 0015
@@ -38,7 +38,9 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_postponed_removals_tenant_id_model_part_tried_at"), "postponed_removals", [*rule, "tried_at"]
     )
+    op.create_index("ix_reports_unknown", "reports", ["received_at"], postgresql_where=sa.text("verdict = 'unknown'"))
 
 
 def downgrade() -> None:
+    op.drop_index("ix_reports_unknown", table_name="reports")
     op.drop_table("postponed_removals")

@@ -154,6 +154,9 @@ inputs = Table(
     metadata,
     job_column(primary_key=True),
     Column("body", Text, nullable=False),
+    # Of the text as it came, where that is another.
+    Column("sha256", Text),
+    Column("size", BigInteger),
 )
 
 # The tags and the metadata of jobs, so that the newest with one of them are found in order, however many have it.

@@ -1,4 +1,4 @@
-"""What rules of retention could not be carried out of, and what was said of jobs that are not there any more.
+"""What rules of retention could not be carried out of, reports of jobs that are gone, and hashes of inputs as they came.
 
 Revision ID: 0017
 Revises: 0015
@@ -39,8 +39,13 @@ def upgrade() -> None:
         op.f("ix_postponed_removals_tenant_id_model_part_tried_at"), "postponed_removals", [*rule, "tried_at"]
     )
     op.create_index("ix_reports_unknown", "reports", ["received_at"], postgresql_where=sa.text("verdict = 'unknown'"))
+    # The text as it came is known of new inputs only.
+    op.add_column("inputs", sa.Column("sha256", sa.Text()))
+    op.add_column("inputs", sa.Column("size", sa.BigInteger()))
 
 
 def downgrade() -> None:
+    op.drop_column("inputs", "size")
+    op.drop_column("inputs", "sha256")
     op.drop_index("ix_reports_unknown", table_name="reports")
     op.drop_table("postponed_removals")

@@ -12,7 +12,8 @@ class NewJob:
     """`input` is JSON text; `metadata` and `hints` are a JSON object's text.
 
     `provider` gets it first, for `reason` if somebody chose; `fallback` may get it after that, at the latest when it
-    has waited for `spill_seconds`. `asked_provider` is the one that the client named.
+    has waited for `spill_seconds`. `asked_provider` is the one that the client named. Where files of the input are kept
+    apart, `input_sha256` and `input_size` are those of the text as it came.
     """
 
     id: UUID
@@ -32,6 +33,8 @@ class NewJob:
     fallback: str | None = None
     spill_seconds: float | None = None
     reason: str | None = None
+    input_sha256: str | None = None
+    input_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

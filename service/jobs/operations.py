@@ -3,6 +3,7 @@
 However news of a job reaches us (a webhook, a status poll, a submit's own answer), it ends in `end`.
 """
 
+import asyncio
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -68,7 +69,7 @@ async def register(
 ) -> Registered:
     """Make the job durable, then wake a worker. Raises IdempotencyMismatch."""
     known_by = _known_by(job, idempotency_key, joining)
-    job = replace(job, input=await inputs.keep_files(context.db, context.storage, job.input))
+    job = await _with_files_kept(context, job)
     if known_by is None:
         created_at: datetime | None = await store.register(context.db, job)
     else:
@@ -83,6 +84,15 @@ async def register(
     context.progress.add("registered")
     context.nudger.nudge(submission(job.provider))
     return Registered(job.id, created_at, job.input)
+
+
+async def _with_files_kept(context: Context, job: NewJob) -> NewJob:
+    text = await inputs.keep_files(context.db, context.storage, job.input)
+    if text == job.input:
+        return job
+    came = job.input.encode()
+    digest = await asyncio.to_thread(hashlib.sha256, came)
+    return replace(job, input=text, input_sha256=digest.hexdigest(), input_size=len(came))
 
 
 async def is_registered(

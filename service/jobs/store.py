@@ -56,7 +56,7 @@ job AS (
     RETURNING id, tenant_id, model, provider, asked_provider, deadline_at, created_at, tags, metadata, hints, priority,
               retry_of
 ), asked AS (
-    INSERT INTO inputs (job_id, body) SELECT job.id, {{input}} RETURNING job_id, body
+    INSERT INTO inputs ({{columns}}) SELECT job.id, {{input}} RETURNING job_id, body
 ), live AS (
     INSERT INTO live_jobs (job_id, tenant_id, status, duty, rank, deadline_at, start_by, provider, fallback,
                            spill_seconds, reason)
@@ -76,16 +76,19 @@ _GIVEN = """SELECT $1::uuid, $2::uuid, $3::text, $5::text, $6::text, $7::text,
     """
 _GIVEN_ROUTE = "$16::text, $17::float8, $18::text FROM job"
 
+_INPUT = "job_id, body, sha256, size"
+_GIVEN_INPUT = "$4::text, $19::text, $20::int8 FROM job"
 
-def _insert_one(only_if: str = "", extras: str = _EXTRAS) -> str:
+
+def _insert_one(only_if: str = "", extras: str = _EXTRAS, columns: str = _INPUT, given: str = _GIVEN_INPUT) -> str:
     return _INSERT_JOB.format(
-        rows=_GIVEN + only_if, input="$4::text FROM job", rank="$12::smallint", route=_GIVEN_ROUTE, extras=extras
+        rows=_GIVEN + only_if, columns=columns, input=given, rank="$12::smallint", route=_GIVEN_ROUTE, extras=extras
     )
 
 
 # PostgreSQL prepares each part of a statement, be there a row for it or not, so jobs without extras have their own.
 _REGISTER = "WITH " + _insert_one()
-_REGISTER_PLAIN = "WITH " + _insert_one(extras="")
+_REGISTER_PLAIN = "WITH " + _insert_one(extras="", columns="job_id, body", given="$4::text FROM job")
 
 # A key that lasts only some seconds is used anew after them, and before them if the job that it made has failed.
 _OVER = f"""{{lasts}} IS NOT NULL AND (
@@ -96,14 +99,15 @@ _OVER = f"""{{lasts}} IS NOT NULL AND (
 _REGISTER_ONCE = f"""
 WITH first_use AS (
     INSERT INTO idempotency_keys (tenant_id, key, fingerprint, job_id)
-    VALUES ($2::uuid, $19::text, $20::bytea, $1::uuid)
+    VALUES ($2::uuid, $21::text, $22::bytea, $1::uuid)
     ON CONFLICT (tenant_id, key) DO UPDATE SET job_id = excluded.job_id, created_at = excluded.created_at
-    WHERE {_OVER.format(lasts="$21::float8")}
+    WHERE {_OVER.format(lasts="$23::float8")}
     RETURNING job_id
 ), """ + _insert_one("FROM first_use")
 
 _IF_NOT_RETRIED = "ON CONFLICT (retry_of) WHERE retry_of IS NOT NULL DO NOTHING"
-_RETRY_ONCE = "WITH " + _insert_one(_IF_NOT_RETRIED)
+_OF_THE_OLD = "$4::text, old.sha256, old.size FROM job LEFT JOIN inputs AS old ON old.job_id = job.retry_of"
+_RETRY_ONCE = "WITH " + _insert_one(_IF_NOT_RETRIED, given=_OF_THE_OLD)
 
 # As `routing.choose` has it, but that nobody's pauses and waits are looked at: the sweep does that.
 _RULE = """LEFT JOIN LATERAL (
@@ -122,7 +126,8 @@ _RETRY_MANY = "WITH " + _INSERT_JOB.format(
            CASE WHEN asked_provider IS NOT NULL THEN 'its client asked for it'
                 ELSE 'a rule prefers ' || rule.prefer END
     FROM job {_RULE.format(job="job")}""",
-    input="old.body FROM job JOIN inputs AS old ON old.job_id = job.retry_of",
+    columns=_INPUT,
+    input="old.body, old.sha256, old.size FROM job JOIN inputs AS old ON old.job_id = job.retry_of",
     rows=f"""SELECT asked.new_id, old.tenant_id, old.model,
            CASE WHEN rule.alone THEN rule.prefer ELSE coalesce(old.asked_provider, rule.prefer, 'fal') END,
            old.priority, old.webhook_url,
@@ -163,8 +168,10 @@ def _job_values(job: NewJob) -> tuple[object, ...]:
 
 async def register(db: Database, job: NewJob) -> datetime:
     """Durable when it returns. Returns when the job was created."""
-    statement = _REGISTER if job.tags or job.metadata != "{}" or "\\u0000" in job.input else _REGISTER_PLAIN
-    row = await db.fetchrow_together(statement, *_job_values(job))
+    if job.tags or job.metadata != "{}" or "\\u0000" in job.input:
+        row = await db.fetchrow_together(_REGISTER, *_job_values(job), job.input_sha256, job.input_size)
+    else:
+        row = await db.fetchrow_together(_REGISTER_PLAIN, *_job_values(job))
     assert row is not None
     return row["created_at"]  # type: ignore[no-any-return]
 
@@ -173,7 +180,7 @@ async def register_once(
     db: Database, job: NewJob, key: str, fingerprint: bytes, lasts_seconds: float | None = None
 ) -> datetime | None:
     """As `register`, under an idempotency key. None: the key was used before."""
-    values = (*_job_values(job), key, fingerprint, lasts_seconds)
+    values = (*_job_values(job), job.input_sha256, job.input_size, key, fingerprint, lasts_seconds)
     row = await db.fetchrow_together(_REGISTER_ONCE, *values, lock=(job.tenant_id, key))
     return row["created_at"] if row else None
 

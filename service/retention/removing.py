@@ -22,13 +22,16 @@ ON CONFLICT (sha256) DO UPDATE SET since = excluded.since
 
 _INPUT = f"""
 WITH gone AS (
-    DELETE FROM inputs WHERE job_id = ANY ($1::uuid[]) RETURNING job_id, body
+    DELETE FROM inputs WHERE job_id = ANY ($1::uuid[]) RETURNING *
 ), file AS (
-    DELETE FROM input_files USING gone WHERE input_files.job_id = gone.job_id RETURNING sha256
+    DELETE FROM input_files USING gone WHERE input_files.job_id = gone.job_id RETURNING input_files.sha256
 ), doomed AS ({_DOOMED.format(referred="file")})
 INSERT INTO removals (job_id, part, sha256, size)
-SELECT job_id, '{Part.INPUT}', CASE WHEN $2 THEN encode(sha256(convert_to(body, 'UTF8')), 'hex') END,
-       octet_length(body)
+SELECT job_id, '{Part.INPUT}',
+       -- Where files are kept apart and its hash is not known, there is none: what stands here was never sent.
+       CASE WHEN $2 AND sha256 IS NULL AND strpos(body, '\\u0000') = 0
+            THEN encode(sha256(convert_to(body, 'UTF8')), 'hex') WHEN $2 THEN sha256 END,
+       coalesce(size, octet_length(body))
 FROM gone ON CONFLICT DO NOTHING
 """
 

@@ -1,14 +1,14 @@
 """What rules of retention could not be carried out of, reports of jobs that are gone, and hashes of inputs as they came.
 
 Revision ID: 0017
-Revises: 0015
+Revises: 0016
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0017"
-down_revision = "0015"
+down_revision = "0016"
 branch_labels = None
 depends_on = None
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from uuid_utils.compat import uuid7
 
 from service.artifacts.filing import file
+from service.artifacts.records import Measured
 from service.condition.findings import Surroundings
 from service.condition.removals import postponed_removals
 from service.context import Context
@@ -269,9 +270,9 @@ async def test_files_are_deleted_while_a_rule_fails_and_another_waits_for_who_co
     job_id = await old(db, tenant)
     await rule(db, part=Part.JOB)
     async with impatient.storage.spool(once(b"a mask"), 1_000) as spooled:
-        kept = await file(db, impatient.storage, spooled)
-    await db.execute("INSERT INTO blobs (sha256, size, content_type) VALUES ($1, 6, 'image/png')", kept.sha256)
-    await db.execute("INSERT INTO unreferenced_blobs VALUES ($1, now() - interval '2 hours')", kept.sha256)
+        measured = Measured(spooled.sha256, spooled.size, "image/png")
+        kept = await file(db, impatient.storage, spooled, measured)
+    await db.execute("UPDATE unreferenced_blobs SET since = now() - interval '2 hours'")
     async with locked(db, job_id), db.in_turn(COUNTING):
         await rule(db, part=Part.EVIDENCE, keep=Keep.HASH)
         await Remover(impatient).pump.drain()

@@ -1,7 +1,7 @@
 """When a link ends, as far as it says so itself."""
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from urllib.parse import parse_qsl, urlsplit
 
 # How long a link is taken to last of which nobody knows. fal keeps what it makes for an hour, unless told otherwise.
@@ -12,7 +12,7 @@ TRIED_SECONDS = 86_400
 LONGEST_SECONDS = 10 * 365 * 86_400
 # Signed by time and duration: Amazon's signature version 4, and Google's.
 SIGNED = (("x-amz-date", "x-amz-expires"), ("x-goog-date", "x-goog-expires"))
-# Seconds since 1970, as in Amazon's and Google's older signatures and CloudFront's.
+# The ends that are believed, in seconds since 1970: 2001 to 2286. To the database and to Python times end somewhere.
 EPOCH = range(10**9, 10**10)
 
 
@@ -24,26 +24,29 @@ def expiry_of(url: str) -> datetime | None:
         query = {name.lower(): value for name, value in parse_qsl(urlsplit(url).query)}
     except ValueError:
         return None
-    return min(_signed(query), default=None)
+    end = min((end for end in _signed(query) if end in EPOCH), default=None)
+    return None if end is None else datetime.fromtimestamp(end, UTC)
 
 
-def _signed(query: Mapping[str, str]) -> Iterator[datetime]:
+def _signed(query: Mapping[str, str]) -> Iterator[int]:
+    """Ends in seconds since 1970, however far away."""
     for date, seconds in SIGNED:
         try:
             start = datetime.strptime(query.get(date, ""), "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
         except ValueError:
             continue
         if (lasts := _number(query.get(seconds, ""))) is not None and lasts <= LONGEST_SECONDS:
-            yield start + timedelta(seconds=lasts)
-    if (epoch := _number(query.get("expires", ""))) is not None and epoch in EPOCH:
-        yield datetime.fromtimestamp(epoch, UTC)
+            yield int(start.timestamp()) + lasts
+    # As in Amazon's and Google's older signatures and CloudFront's.
+    if (epoch := _number(query.get("expires", ""))) is not None:
+        yield epoch
     # Azure: a time, or a day, next to the signature.
     if "sig" in query:
         try:
             end = datetime.fromisoformat(query.get("se", ""))
-            yield end.astimezone(UTC) if end.tzinfo else end.replace(tzinfo=UTC)
-        except (ValueError, OverflowError):
+        except ValueError:
             return
+        yield int((end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp())
 
 
 def _number(text: str) -> int | None:

@@ -1,17 +1,20 @@
 """When links end, as they themselves say it."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from urllib.parse import urlencode
 from uuid import UUID
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.artifacts.expiry import expiry_of
+from service.api.rendering import Renderer
+from service.artifacts.expiry import EPOCH, LONGEST_SECONDS, expiry_of
+from service.artifacts.links import FileLinks
 from service.catalog.base import Lifted, LiftedFile
 from service.db import Database
-from service.jobs import endings
+from service.jobs import endings, reads
 from tests import making
 
 NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -52,6 +55,9 @@ def test_a_signed_link_says_when_it_ends(query: str, minutes: int) -> None:
         "se=2026-11-20T12:06:00Z",
         "se=soon&sig=s",
         "se=0001-01-01T00:00:00%2B14:00&sig=s",
+        "se=0001-01-01&sig=s",
+        "se=9999-12-31T23:59:59.999999Z&sig=s",
+        "X-Amz-Date=99991231T235959Z&X-Amz-Expires=604800",
     ],
 )
 def test_of_any_other_link_nobody_knows(query: str) -> None:
@@ -72,6 +78,29 @@ def test_nothing_raises(tail: str) -> None:
         assert found is None or found.tzinfo is UTC
 
 
+OFFSETS = st.timedeltas(timedelta(hours=-23), timedelta(hours=23))
+TIMES = st.datetimes() | st.builds(datetime.replace, st.datetimes(), tzinfo=st.builds(timezone, OFFSETS))
+SPANS = st.integers(0, LONGEST_SECONDS) | st.integers()
+
+
+@given(st.sampled_from(["amz", "goog"]), st.datetimes(), SPANS)
+def test_whatever_time_and_span_a_link_is_signed_with_its_end_is_told_or_not_known(
+    whose: str, start: datetime, seconds: int
+) -> None:
+    end = int(start.replace(tzinfo=UTC, microsecond=0).timestamp()) + seconds
+    date = start.isoformat(timespec="seconds").replace("-", "").replace(":", "")
+    found = expiry_of(f"{HOST}?X-{whose}-Date={date}Z&X-{whose}-Expires={seconds}")
+    known = 0 <= seconds <= LONGEST_SECONDS and end in EPOCH
+    assert found == (datetime.fromtimestamp(end, UTC) if known else None)
+
+
+@given(TIMES)
+def test_whatever_time_azure_names_a_link_says_it_or_it_is_not_known(end: datetime) -> None:
+    found = expiry_of(f"{HOST}?{urlencode({'se': end.isoformat(), 'sig': 's'})}")
+    seconds = int((end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp())
+    assert found == (datetime.fromtimestamp(seconds, UTC) if seconds in EPOCH else None)
+
+
 SIGNED_UNTIL = datetime.fromtimestamp(4_102_444_800, UTC)
 SIGNED = f"{HOST}?Signature=s&Expires=4102444800"
 
@@ -89,6 +118,22 @@ async def expiries(db: Database, tenant: UUID, asked: str | None, *urls: str) ->
     )
     ends = [(row["source_expires_at"], row["completed_at"]) for row in rows]
     return [end if end is None or end == SIGNED_UNTIL else end - done for end, done in ends]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["X-Amz-Date=99991231T235959Z&X-Amz-Expires=604800", "se=9999-12-31T23:59:59.999999Z&sig=s", "se=0001-01-01&sig=s"],
+)
+async def test_a_job_ends_and_is_told_whatever_its_links_say_of_their_end(
+    db: Database, tenant: UUID, query: str
+) -> None:
+    claim = await making.submitted(db, tenant)
+    lifted = Lifted(files=(LiftedFile("image", 0, f"{HOST}?{query}"),))
+    await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+    row = await reads.get(db, tenant, claim.job_id)
+    assert row is not None
+    told = Renderer("https://roundtrip.example", FileLinks("https://roundtrip.example", b"secret")).job(row)
+    assert (told.status, told.images[0].source_expires_at) == ("completed", None)
 
 
 async def test_what_fal_was_asked_for_counts_from_the_end_of_the_job(db: Database, tenant: UUID) -> None:

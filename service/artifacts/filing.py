@@ -1,9 +1,15 @@
 """Putting a file into the store, while files that nothing refers to are deleted there."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from obstore.exceptions import BaseError
+
 from service.artifacts import records
 from service.artifacts.records import Measured
 from service.artifacts.storage import Spooled, Storage, Stored
 from service.db import Database
+from service.errors import Unavailable
 from service.retention import blobs
 
 
@@ -15,3 +21,12 @@ async def file(db: Database, storage: Storage, spooled: Spooled, measured: Measu
     while not await records.announce(db, measured):
         await blobs.reclaim(db, spooled.sha256)
     return await storage.keep(spooled)
+
+
+@contextmanager
+def storing() -> Iterator[None]:
+    """Raises Unavailable where the disk is full or the bucket is away."""
+    try:
+        yield
+    except (OSError, BaseError) as error:
+        raise Unavailable("The file cannot be stored.") from error

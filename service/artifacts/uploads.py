@@ -8,7 +8,7 @@ from uuid import UUID
 
 from service.artifacts import records, tickets
 from service.artifacts.decoders import PictureRefused, Starved
-from service.artifacts.filing import file
+from service.artifacts.filing import file, storing
 from service.artifacts.pictures import measure_in_child
 from service.artifacts.records import Measured
 from service.artifacts.serving import clean_name
@@ -31,19 +31,20 @@ _RANDOM = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 async def keep(context: Context, chunks: AsyncIterator[bytes], limit: int) -> Measured:
-    """Store a file, measured."""
+    """Store a file, measured. Raises Unavailable."""
     try:
-        async with context.storage.spool(chunks, limit) as spooled:
-            if spooled.size == 0:
-                raise Invalid.at("body", msg="The file is empty.", kind="missing")
-            try:
-                picture, _ = await measure_in_child(spooled.path, mask=False)
-            except Starved as error:
-                raise Unavailable("The file could not be looked at in time; try again shortly.") from error
-            except PictureRefused as error:
-                raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
-            kept = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
-            await file(context.db, context.storage, spooled, kept)
+        with storing():
+            async with context.storage.spool(chunks, limit) as spooled:
+                if spooled.size == 0:
+                    raise Invalid.at("body", msg="The file is empty.", kind="missing")
+                try:
+                    picture, _ = await measure_in_child(spooled.path, mask=False)
+                except Starved as error:
+                    raise Unavailable("The file could not be looked at in time; try again shortly.") from error
+                except PictureRefused as error:
+                    raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
+                kept = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
+                await file(context.db, context.storage, spooled, kept)
     except TooLarge:
         raise BodyTooLarge(f"A file may have at most {limit:,} bytes.") from None
     await records.record_upload(context.db, kept.sha256)
@@ -88,17 +89,19 @@ async def receive_part(context: Context, ticket: str, number: int, chunks: Async
     if not 1 <= number <= MOST_PARTS:
         raise Invalid.at("path", "part", msg=f"Must be 1 to {MOST_PARTS:,}.", kind="value_error")
     try:
-        async with context.storage.spool(chunks, LARGEST_UPLOAD) as spooled:
-            await context.storage.keep_part(upload.id, number, spooled)
+        with storing():
+            async with context.storage.spool(chunks, LARGEST_UPLOAD) as spooled:
+                await context.storage.keep_part(upload.id, number, spooled)
     except TooLarge:
         raise BodyTooLarge(f"A part may have at most {LARGEST_UPLOAD:,} bytes.") from None
-    if (await open_ticket(context, ticket)).sha256 is not None:
-        await context.storage.drop_parts(upload.id, [number])
-        raise BadRequest(ENDED)
-    # Looked at with this part, so that of several that come at once none is overlooked.
-    if sum((await context.storage.sizes_of_parts(upload.id)).values()) > LARGEST_IN_PARTS:
-        await context.storage.drop_parts(upload.id, [number])
-        raise BodyTooLarge(f"All parts together may have at most {LARGEST_IN_PARTS:,} bytes.")
+    with storing():
+        if (await open_ticket(context, ticket)).sha256 is not None:
+            await context.storage.drop_parts(upload.id, [number])
+            raise BadRequest(ENDED)
+        # Looked at with this part, so that of several that come at once none is overlooked.
+        if sum((await context.storage.sizes_of_parts(upload.id)).values()) > LARGEST_IN_PARTS:
+            await context.storage.drop_parts(upload.id, [number])
+            raise BodyTooLarge(f"All parts together may have at most {LARGEST_IN_PARTS:,} bytes.")
     return spooled.sha256
 
 
@@ -117,7 +120,8 @@ async def join(context: Context, ticket: str, parts: Mapping[int, str]) -> Uploa
             return now  # Another call, at the same time, joined it and dropped its parts.
         raise BadRequest(f"Part {error} did not come, or is another one.") from None
     upload = await _finish(context, upload, kept)
-    await _drop_all_parts(context, upload.id)
+    with storing():
+        await _drop_all_parts(context, upload.id)
     return upload
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from service.errors import Invalid
 from service.jobs.filters import JobFilter, read_filter
 from service.stats.measures import TOTAL, is_measure
-from service.stats.spans import LATEST, Grain, floor
+from service.stats.spans import Grain, bounded, floor
 
 GROUPS = ("model", "provider", "status", "error_type")
 TIMES = {"hour": Grain.HOUR, "day": Grain.DAY, "month": Grain.MONTH}
@@ -87,11 +87,11 @@ def _timed(wanted: JobFilter, time: str | None, now: datetime) -> JobFilter:
     """With the time that is meant where none is asked for. By month, or not by time at all, that is all there was."""
     if time not in DEFAULT_TIMES:
         return wanted
-    end = wanted.created_before
+    end = bounded(wanted.created_before or now)
     start = wanted.created_after
     if start is None:
-        start = floor(min(end or now, LATEST), TIMES[time]) - DEFAULT_TIMES[time]
-    if min(end or now, LATEST) - start > LONGEST_TIMES[time]:
+        start = floor(end, TIMES[time]) - DEFAULT_TIMES[time]
+    if end - bounded(start) > LONGEST_TIMES[time]:
         longest = LONGEST_TIMES[time].days
         coarser = {"hour": "day", "day": "month"}[time]
         words = f"By {time} at most {longest} days can be asked for: bring created_after and created_before closer"

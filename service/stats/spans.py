@@ -27,6 +27,11 @@ class Span:
     grain: Grain | None
 
 
+def bounded(moment: datetime) -> datetime:
+    """The moment of these times that is nearest: one can count on from it in both directions."""
+    return min(max(moment, EARLIEST), LATEST)
+
+
 def floor(moment: datetime, grain: Grain) -> datetime:
     """The beginning of the grain that a moment is in."""
     moment = moment.replace(minute=0, second=0, microsecond=0)
@@ -49,8 +54,7 @@ def after(start: datetime, grain: Grain) -> datetime:
 
 def spans(start: datetime | None, end: datetime | None, coarsest: Grain) -> list[Span]:
     """The coarsest spans that make up a time, each moment of it in one of them. None is no end."""
-    start = min(max(start or EARLIEST, EARLIEST), LATEST)
-    end = min(max(end or LATEST, EARLIEST), LATEST)
+    start, end = bounded(start or EARLIEST), bounded(end or LATEST)
     return list(_cover(start, end, None, coarsest)) if start < end else []
 
 

@@ -1,17 +1,23 @@
 """Uploads, and stored files at addresses that nobody can guess."""
 
 import hashlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
+from obstore.store import S3Store
 
 from service.api import files
-from service.artifacts import decoders, pictures
+from service.artifacts import decoders, pictures, uploads
+from service.artifacts.storage import Storage
 from service.context import Context
 from service.db import Database
+from service.errors import Unavailable
 from tests import making
 from tests.api.asking import asked, is_problem, picture, places
+from tests.journeys.running import free_port
 
 
 async def upload(client: httpx.AsyncClient, content: bytes = b"", **query: str) -> httpx.Response:
@@ -113,6 +119,30 @@ async def test_a_blob_that_the_disk_lost_is_a_503(client: httpx.AsyncClient, con
     stored = context.settings.artifacts_location.removeprefix("file://")
     (Path(stored) / sha256[:2] / sha256).unlink()
     assert is_problem(await client.get(url), 503)
+
+
+async def test_an_upload_that_the_disk_does_not_take_is_a_503(client: httpx.AsyncClient, context: Context) -> None:
+    stored = Path(context.settings.artifacts_location.removeprefix("file://"))
+    (stored / "spool").rename(stored / "away")
+    assert is_problem(await upload(client), 503)
+    (stored / "away").rename(stored / "spool")
+    assert (await upload(client)).status_code == 201
+
+
+async def test_a_file_that_cannot_go_to_its_bucket_is_not_kept(context: Context, tmp_path: Path) -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    bucket = S3Store(
+        "files",
+        config={"endpoint": nowhere, "access_key_id": "id", "secret_access_key": "secret", "region": "us-east-1"},
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
+    with pytest.raises(Unavailable):
+        await uploads.keep(replace(context, storage=Storage(bucket, tmp_path)), chunks(), 10)
+    assert await making.count(context.db, "blobs") == 0
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "a\0b", "\u202e"])

@@ -140,6 +140,9 @@ async def test_what_cannot_be_asked_says_where(client: httpx.AsyncClient, query:
     [
         "?created_after=9999-12-31T23:59:59Z",
         "?created_before=0001-01-01",
+        "?group_by=hour&created_before=0001-01-01",
+        "?group_by=day&created_before=0001-01-01",
+        "?group_by=hour&created_after=0001-01-01&created_before=0001-01-02",
         "?group_by=hour&created_before=9999-12-31T23:30:00Z",
         "?group_by=month&created_after=2026-05-05T05:05:05Z&created_before=2026-05-05T05:05:06Z",
         "?group_by=model,provider,status,error_type,day&measure=count,failure_rate,mean,p50,p75,p90,p95,p99,tokens,cost",

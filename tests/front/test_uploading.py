@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -65,6 +66,18 @@ async def test_who_can_read_a_file_cannot_write_it(client: httpx.AsyncClient, no
     assert (await nobody.put(promised["file_url"], content=b"x")).status_code == 405
     read_id = promised["file_url"].split("/")[-2]
     assert is_problem(await nobody.put(f"{CDN}/uploads/{read_id}", content=b"x"), 404)
+
+
+async def test_what_the_disk_does_not_take_is_a_503_and_may_be_sent_again(
+    client: httpx.AsyncClient, context: Context, nobody: httpx.AsyncClient
+) -> None:
+    whole, parts = await initiate(client), await initiate(client, "initiate-multipart")
+    stored = Path(context.settings.artifacts_location.removeprefix("file://"))
+    (stored / "spool").rename(stored / "away")
+    urls = (whole["upload_url"], f"{parts['upload_url']}/1")
+    assert all([is_problem(await nobody.put(url, content=b"x"), 503) for url in urls])
+    (stored / "away").rename(stored / "spool")
+    assert [(await nobody.put(url, content=b"x")).status_code for url in urls] == [200, 200]
 
 
 async def test_a_ticket_has_its_time(client: httpx.AsyncClient, db: Database, nobody: httpx.AsyncClient) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from service.api.rendering import Renderer
 from service.api.shapes import Job, JobRequest
 from service.bodies import LARGEST_REQUEST, read_body
-from service.catalog import check_content, check_input, problems_of
+from service.catalog import check_content, check_input, check_numbers, problems_of
 from service.context import Context
 from service.errors import Invalid, NotFound, ServiceError
 from service.jobs import operations, reads, routing
@@ -96,6 +96,7 @@ async def read_new_job(context: Context, caller: Caller, value: Any, body: bytes
     check_content(asked.metadata, (*loc, "metadata"))
     if len(metadata) > LARGEST_METADATA:
         raise Invalid.at(*loc, "metadata", msg=f"May have at most {LARGEST_METADATA:,} bytes.", kind="too_long")
+    check_numbers(metadata, (*loc, "metadata"))
     route = await context.routes.route(context.db, caller.tenant_id, asked.model, asked.provider)
     route = routing.within_limits(route, lambda: problems_of(model, asked.input), (*loc, "input"))
     return NewJob(

@@ -10,7 +10,7 @@ from types import ModuleType
 from service.catalog.base import Lifted, LiftedFile, Model
 from service.catalog.lifting import lift
 from service.catalog.rewriting import with_stored_files
-from service.catalog.validation import check_content, check_input, problems_of
+from service.catalog.validation import check_content, check_input, check_numbers, problems_of
 from service.errors import UnknownModel
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "all_models",
     "check_content",
     "check_input",
+    "check_numbers",
     "discover",
     "lift",
     "problems_of",

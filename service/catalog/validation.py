@@ -1,12 +1,13 @@
 """Checking a client's input: that it can be kept and sent on, and that it fits its model's schema."""
 
+import json
 from math import isfinite
 from typing import Any
 
 from pydantic import ValidationError
 
 from service.catalog.base import Model, Problem
-from service.catalog.text import is_storable
+from service.catalog.text import DIGITS_AFTER, DIGITS_BEFORE, is_storable, number_of
 from service.errors import Invalid
 
 MAX_DEPTH = 64
@@ -51,6 +52,18 @@ def check_content(container: dict[str, Any] | list[Any], loc: Location, depth: i
             check_content(value, (*loc, key), depth + 1)
         elif isinstance(value, float) and not isfinite(value):
             raise _invalid((*loc, key), "Input should be a finite number", "finite_number")
+
+
+def check_numbers(text: str, loc: Location) -> None:
+    """Refuse the numbers of a JSON text that `jsonb` cannot hold; once they are parsed they look like others."""
+
+    def held(number: str) -> float:
+        if number_of(number) is None:
+            words = f"at most {DIGITS_BEFORE:,} digits before the point and {DIGITS_AFTER:,} after it"
+            raise _invalid(loc, f"Numbers should have {words}", "finite_number")
+        return float(number)
+
+    json.loads(text, parse_float=held)
 
 
 def _invalid(loc: Location, msg: str, kind: str) -> Invalid:

@@ -1,11 +1,11 @@
 """Where the jobs of a list are, those that have ended and those that have not, and what must hold of one there."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 from uuid import UUID
 
+from service.catalog.text import number_of
 from service.jobs.cursors import first_id, last_id
 from service.jobs.filters import MODEL_TIMINGS, USAGE, Bounds, JobFilter
 from service.jobs.lifecycle import LIVE
@@ -24,10 +24,6 @@ _LIVE_PHASES = {
     "queued_seconds": "greatest(0, extract(epoch FROM attempts.claimed_at - jobs.created_at)::float8)",
     "submit_seconds": "greatest(0, extract(epoch FROM attempts.answered_at - attempts.claimed_at)::float8)",
 }
-
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,6})?")
-# PostgreSQL holds no number with more digits before and after the point.
-_DIGITS_BEFORE, _DIGITS_AFTER = 131_072, 16_383
 
 
 def span_of(wanted: JobFilter) -> Span:
@@ -215,7 +211,7 @@ def _described(wanted: JobFilter, values: Values) -> list[str]:
         # A number that is written otherwise than `job_marks` has it would find the text that is written so, too.
         if len(f"metadata.{key}") >= LABEL_EXCERPT or len(value) >= LABEL_EXCERPT or len(_written(value)) > 1:
             documents = [encode({key: value}).decode()]
-            if _number(value) is not None or value in {"true", "false", "null"}:
+            if number_of(value) is not None or value in {"true", "false", "null"}:
                 documents.append(f"{{{encode(key).decode()}:{value}}}")
             held = (f"jobs.metadata @> {values.place(document)}::jsonb" for document in documents)
             conditions.append(f"({' OR '.join(held)})")
@@ -224,21 +220,11 @@ def _described(wanted: JobFilter, values: Values) -> list[str]:
 
 def _written(value: str) -> list[str]:
     """How `job_marks` may have it: as text, true, false or null as it is, as a number without zeros at the end."""
-    number = _number(value)
+    number = number_of(value)
     if number is None:
         return [value]
     digits = format(number, "f") if number else "0"
     return list(dict.fromkeys([value, digits.rstrip("0").rstrip(".") if "." in digits else digits]))
-
-
-def _number(value: str) -> Decimal | None:
-    if not _NUMBER.fullmatch(value):
-        return None
-    number = Decimal(value)
-    exponent = number.as_tuple().exponent
-    assert isinstance(exponent, int)
-    held = number.adjusted() < _DIGITS_BEFORE and -exponent <= _DIGITS_AFTER
-    return number if held else None
 
 
 def _asked(table: str, pattern: str) -> str:

@@ -49,6 +49,8 @@ HOSTILE = {
     "Infinity": job('"x", "y": -Infinity'),
     "1e999": job('"x", "y": 1e999'),
     "1e400 in metadata": job('"x"', ', "metadata": {"a": 1e400}'),
+    "1e-20000 in metadata": job('"x"', ', "metadata": {"a": 1e-20000}'),
+    "a zero of 20,000 digits in metadata": job('"x"', ', "metadata": {"a": [{"b": 0e-20000}]}'),
     "NaN as a deadline": job('"x"', ', "deadline_seconds": NaN'),
     "depth": job("[" * 70 + "]" * 70),
     "depth of objects": job('{"a":' * 70 + "1" + "}" * 70),

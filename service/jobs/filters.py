@@ -13,6 +13,9 @@ from service.models import outcomes
 LARGEST_PAGE = 200
 DEFAULT_PAGE = 50
 
+# Tags, keys of metadata and figures that one question may name. A job has at most so many tags, and as many keys.
+MOST_NAMED = 64
+
 # In seconds, as columns of `outcomes` and as a job's `timings` have them.
 PHASES = tuple(column.name for column in outcomes.c if column.name.endswith("_seconds"))
 
@@ -80,6 +83,9 @@ def read_filter(query: Sequence[tuple[str, str]]) -> JobFilter:
             bounds[measure] = _bounded(bounds.get(measure, Bounds()), name, value)
         else:
             raise Invalid.at("query", name, msg="There is no such filter.", kind="extra_forbidden")
+    if len(lists["tag"]) + len(metadata) + len(bounds) > MOST_NAMED:
+        words = f"At most {MOST_NAMED} tags, keys of metadata and figures can be asked for at once."
+        raise Invalid([{"loc": ["query"], "msg": words, "type": "too_costly"}])
     return JobFilter(
         statuses=[_status(word) for word in lists["status"]],
         models=lists["model"],

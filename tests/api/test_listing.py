@@ -69,6 +69,18 @@ async def test_a_list_is_narrowed_by_every_tag_that_is_named(
     assert await listed(client, tag=["a", "b,c"]) == [both]
 
 
+async def test_a_question_may_name_64_tags_and_no_more(client: httpx.AsyncClient, db: Database, tenant: UUID) -> None:
+    tags = [f"t{number}" for number in range(60)]
+    job_id = str(await making.queued(db, tenant, tags=tags, metadata='{"a": 1, "b": 2, "c": 3}'))
+    others = {"metadata__a": "1", "metadata__b": "2", "metadata__c": "3"}
+    assert await listed(client, tag=["t0", *tags], **others) == [job_id]
+    query = [*(("tag", tag) for tag in tags), ("metadata.a", "1"), ("usage.tokens_min", "1"), ("usage.tokens_max", "2")]
+    more = [*query, ("tag", "t0"), ("tag", "t0"), ("tag", "t0")]
+    for path in ("/v1/jobs", "/v1/jobs/export", "/v1/stats"):
+        assert (await client.get(path, params=[*query, ("tag", "t0")])).status_code == 200
+        assert places(await client.get(path, params=more)) == [["query"]]
+
+
 @pytest.mark.parametrize(
     ("metadata", "asked"),
     [

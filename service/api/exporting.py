@@ -85,7 +85,7 @@ async def export(pages: AsyncIterator[list[Row]], renderer: Renderer, kind: str)
         if made := heading + await asyncio.to_thread(chunk, rows):
             yield made
         heading = b""
-    yield heading + (parquet.end() if parquet is not None else b"")
+    yield heading + (await asyncio.to_thread(parquet.end) if parquet is not None else b"")
 
 
 def _lines(jobs: Sequence[JobSummary]) -> bytes:

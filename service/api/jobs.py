@@ -51,7 +51,7 @@ async def show_job(request: Request) -> Response:
         await wait_for_end(request, row["id"], seconds)
         caller = await authenticate(request, "metrics")  # Its key may have been revoked meanwhile.
         row = await read_job(request, caller)
-    return answer(request.state.renderer.job(row, payloads=caller.may("read")), request_id=row["id"])
+    return answer(await request.state.renderer.job(row, payloads=caller.may("read")), request_id=row["id"])
 
 
 def _wait_seconds(text: str | None) -> float:
@@ -68,14 +68,14 @@ def _wait_seconds(text: str | None) -> float:
 
 async def show_result(request: Request) -> Response:
     """The model's own status and body; 400 while the job has not ended."""
-    return result_of(request, await read_job(request, await authenticate(request, "read")))
+    return await result_of(request, await read_job(request, await authenticate(request, "read")))
 
 
-def result_of(request: Request, row: Row) -> Response:
+async def result_of(request: Request, row: Row) -> Response:
     """Raises StillPending."""
     if row["status"] in LIVE:
         raise StillPending(request_id=str(row["id"]))
-    return answer(request.state.renderer.result(row), row["http_status"], request_id=row["id"])
+    return answer(await request.state.renderer.result(row), row["http_status"], request_id=row["id"])
 
 
 async def show_timings(request: Request) -> Response:
@@ -118,7 +118,7 @@ async def cancel_job(request: Request) -> Response:
         request.state.context.nudger.nudge(TaskName.WATCH)
     asked = not force and await operations.cancel(request.state.context, job_id)
     row = await read_job(request, caller)
-    shown = request.state.renderer.job(row, payloads=caller.may("read"))
+    shown = await request.state.renderer.job(row, payloads=caller.may("read"))
     return answer(shown, 202 if asked else 200, request_id=job_id)
 
 

@@ -132,7 +132,7 @@ async def reply(request: Request, caller: Caller, job: NewJob, registered: Regis
     row = await reads.get(request.state.context.db, caller.tenant_id, registered.job_id)
     if row is None:
         raise NotFound("The job was deleted.")
-    return renderer.job(row, payloads=caller.may("read"))
+    return await renderer.job(row, payloads=caller.may("read"))
 
 
 async def retry_job(request: Request) -> Response:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -38,7 +39,7 @@ from service.jobs import reads
 from service.jobs.facts import NewJob
 from service.jobs.lifecycle import AttemptState, Status
 from service.jobs.phases import phases_of, submitted_at
-from service.jsontext import NotJSON, Raw, is_json, parse_loosely
+from service.jsontext import NotJSON, Raw, encode, is_json, parse_loosely
 
 
 class Renderer:
@@ -48,8 +49,11 @@ class Renderer:
         self._public_url = public_url
         self._links = links
 
-    def job(self, row: Facts, *, payloads: bool = True) -> Job:
+    async def job(self, row: Facts, *, payloads: bool = True) -> Job:
         """Without `payloads`, what is in a job is null: input, output, files, tags, metadata, words that quote them."""
+        return await results.made_of(row, partial(self._job, row, payloads=payloads))
+
+    def _job(self, row: Facts, *, payloads: bool) -> Job:
         shown = inputs.shown(row["input"] or "null", self._links).encode() if payloads else b"null"
         return Job(
             **self._summary(row, payloads=payloads),
@@ -65,7 +69,7 @@ class Renderer:
         row: dict[str, Any] = dict.fromkeys(reads.COLUMNS)
         row |= {name: getattr(job, name) for name in NewJob.__dataclass_fields__ if name in row}
         deadline = None if job.deadline_seconds is None else created_at + timedelta(seconds=job.deadline_seconds)
-        return self.job(
+        return self._job(
             row | {"status": Status.QUEUED, "created_at": created_at, "attempt": 0, "deadline_at": deadline},
             payloads=payloads,
         )
@@ -73,8 +77,9 @@ class Renderer:
     def summary(self, row: Facts, *, payloads: bool = True) -> JobSummary:
         return JobSummary(**self._summary(row, payloads=payloads))
 
-    def result(self, row: Facts) -> bytes:
-        return results.body_of(row, self._links)
+    async def result(self, row: Facts) -> bytes:
+        """Raises Gone."""
+        return await results.made_of(row, partial(results.body_of, row, self._links))
 
     def masks(self, row: Facts, *, payloads: bool = True) -> list[Mask]:
         return [
@@ -140,15 +145,15 @@ class Renderer:
     def _output(self, row: Facts) -> Any:
         if row["status"] != "completed" or row["body"] is None:
             return None
-        body = self.result(row)
+        body = results.body_of(row, self._links)
         if is_json(body):
             return Raw(body)
         try:
             # What strict JSON cannot hold (a lone surrogate, NaN) is replaced here; /result has it untouched.
             text = json.dumps(parse_loosely(body), ensure_ascii=False).encode("utf-8", "replace")
-            return json.loads(text, parse_constant=str)
+            return Raw(encode(json.loads(text, parse_constant=str)))
         except NotJSON:
-            return body.decode("utf-8", "replace")
+            return Raw(encode(body.decode("utf-8", "replace")))
 
     def _mask_links(self, job_id: UUID, index: int) -> MaskLinks:
         png = f"{self._public_url}/v1/jobs/{job_id}/masks/{index}"

@@ -86,7 +86,7 @@ async def _shown(request: Request, what: str) -> Response:
     row = await _job(request.state.context, UUID(found[1]))
     kind, *rest = found[2].split("/")
     if kind == "result":
-        return jobs.result_of(request, row)
+        return await jobs.result_of(request, row)
     if kind == "overlay":
         return await outputs.rendered(request, row, "overlay", None)
     if len(rest) == 1:

@@ -35,7 +35,7 @@ async def events(request: Request, caller: Caller, job_id: UUID, seen: int) -> A
             if ended:
                 row = await reads.get(context.db, caller.tenant_id, job_id)
                 if row is not None:
-                    yield _line("end", request.state.renderer.job(row, payloads=caller.may("read")), seen)
+                    yield _line("end", await request.state.renderer.job(row, payloads=caller.may("read")), seen)
                 return
             if not await wait_for(changed, PING_SECONDS):
                 yield b": ping\n\n"

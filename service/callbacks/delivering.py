@@ -3,7 +3,6 @@
 Receivers that are slow have a pump of their own, so that their answers are not what the others wait for.
 """
 
-import asyncio
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -15,13 +14,14 @@ from uuid import UUID
 import structlog
 
 from service.artifacts.links import FileLinks
+from service.artifacts.results import SMALL_BODY, made_of
 from service.batching import Batcher
 from service.callbacks import keys, records
 from service.callbacks.envelopes import ENVELOPES, EndedJob
 from service.callbacks.leases import LEASE_SECONDS, Leases
 from service.callbacks.lifecycle import CallbackFormat, CallbackState
 from service.callbacks.posting import failed, post
-from service.callbacks.records import SMALL_BODY, DueCallback, Hand, Tried
+from service.callbacks.records import DueCallback, Hand, Tried
 from service.callbacks.schedule import MOST_TRIES
 from service.callbacks.signatures import fal_headers, standard_headers
 from service.context import Context
@@ -188,9 +188,7 @@ class Line:
 
 
 async def _made(row: Row, links: FileLinks, form: str) -> bytes:
-    """A large one on a thread, so that what is in hand meanwhile is renewed."""
-    make = partial(_envelope, row, links, CallbackFormat(form))
-    return await asyncio.to_thread(make) if len(row["body"]) > SMALL_BODY else make()
+    return await made_of(row, partial(_envelope, row, links, CallbackFormat(form)))
 
 
 def _envelope(row: Row, links: FileLinks, form: CallbackFormat) -> bytes:

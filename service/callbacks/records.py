@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from service.artifacts.results import SMALL_BODY
 from service.callbacks.lifecycle import CallbackState
 from service.db import Database, Row
 
@@ -46,9 +47,6 @@ class DueCallback:
     def taken_as(self) -> tuple[UUID, int]:
         return self.job_id, self.taken
 
-
-# Larger ones are few in memory at a time.
-SMALL_BODY = 256 * 1024
 
 # So many callbacks that are due are looked through by their time. When there are more, receivers are listed by hopping
 # from one to the next along the index, so that ten thousand callbacks to a dead one cost as much as one.

@@ -1,5 +1,6 @@
 """What a request ended with: the model's own status and body."""
 
+from functools import partial
 from uuid import UUID
 
 from starlette.requests import Request
@@ -26,7 +27,7 @@ async def show_result(request: Request) -> Response:
     found = await find_request(request, caller)
     if found["status"] in LIVE:
         raise StillPending(request_id=str(found["id"]))
-    return result_answer(request, await read_result(request, caller, found["id"]))
+    return await result_answer(request, await read_result(request, caller, found["id"]))
 
 
 async def read_result(request: Request, caller: Caller, request_id: UUID) -> Row:
@@ -37,8 +38,9 @@ async def read_result(request: Request, caller: Caller, request_id: UUID) -> Row
     return row
 
 
-def result_answer(request: Request, row: Row) -> Response:
-    response = answer(results.body_of(row, request.state.links), row["http_status"], request_id=row["id"])
+async def result_answer(request: Request, row: Row) -> Response:
+    body = await results.made_of(row, partial(results.body_of, row, request.state.links))
+    response = answer(body, row["http_status"], request_id=row["id"])
     error_type = row["error_type"]
     if error_type and error_type.isascii() and error_type.isprintable():
         response.headers["x-fal-error-type"] = error_type

@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.artifacts.results import made_of
 from service.db import DatabaseAway, Row, patiently
 from service.front.errors import StillRunning
 from service.front.results import read_result, result_answer
@@ -27,11 +28,15 @@ async def stream(request: Request) -> Response:
     row, response = await _ended(request)
     if row["status"] != Status.COMPLETED:
         return response
+    event = await made_of(row, partial(_event_of, bytes(response.body)))
+    return Response(event, headers=stream_headers(row["id"]), media_type="text/event-stream")
+
+
+def _event_of(body: bytes) -> bytes:
     try:
-        output = parse_loosely(bytes(response.body))
+        return event_line(parse_loosely(body))
     except NotJSON:
-        output = bytes(response.body).decode(errors="replace")
-    return Response(event_line(output), headers=stream_headers(row["id"]), media_type="text/event-stream")
+        return event_line(body.decode(errors="replace"))
 
 
 async def _ended(request: Request) -> tuple[Row, Response]:
@@ -47,7 +52,7 @@ async def _ended(request: Request) -> tuple[Row, Response]:
             # Its key may have been revoked meanwhile.
             caller = await patiently(partial(authenticate, request, "read"), PATIENCE_SECONDS)
             row = await patiently(partial(read_result, request, caller, job_id), PATIENCE_SECONDS)
-            return row, result_answer(request, row)
+            return row, await result_answer(request, row)
     except DatabaseAway as error:
         raise _still_running(job_id) from error
     raise _still_running(job_id)

@@ -3,6 +3,7 @@
 import csv
 import io
 import sys
+import threading
 from typing import Any
 from uuid import UUID
 
@@ -222,6 +223,23 @@ async def test_a_revoked_key_breaks_an_export_off(
     with pytest.raises(Unauthenticated):
         await anext(pages)
     assert (watched.read, watched.closed) == (2, True)
+
+
+async def test_the_end_of_parquet_is_written_beside_the_event_loop(
+    watched: Watched, renderer: Renderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = []
+
+    def end(parquet: Parquet) -> bytes:
+        threads.append(threading.current_thread())
+        return ended(parquet)
+
+    ended = Parquet.end
+    monkeypatch.setattr(Parquet, "end", end)
+    file = b"".join([piece async for piece in exporting.export(watched.pages(), renderer, "parquet")])
+    assert pyarrow.parquet.read_table(io.BytesIO(file)).num_rows > 0
+    assert threading.main_thread() not in threads
+    assert len(threads) == 1
 
 
 async def test_parquet_comes_in_row_groups(

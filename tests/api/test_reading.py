@@ -1,6 +1,8 @@
 """A job and its parts, as clients read them."""
 
 import json
+import threading
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,7 +11,9 @@ import httpx
 import pytest
 
 from service.api import openapi
-from service.catalog.base import Lifted
+from service.artifacts.links import FileLinks
+from service.artifacts.results import SMALL_BODY
+from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import Database
 from service.jobs import endings, store
@@ -215,3 +219,32 @@ async def test_the_catalogue_shows_the_models(client: httpx.AsyncClient) -> None
 def test_the_document_is_made_once() -> None:
     assert openapi.document() is openapi.document()
     assert json.loads(openapi.document())["openapi"].startswith("3.1")
+
+
+@pytest.mark.parametrize("large", [True, False])
+async def test_a_large_result_is_written_anew_beside_the_event_loop(
+    client: httpx.AsyncClient, context: Context, tenant: UUID, monkeypatch: pytest.MonkeyPatch, large: bool
+) -> None:
+    threads = []
+
+    def watched(links: FileLinks, body: bytes, files: Sequence[Mapping[str, Any]]) -> bytes:
+        threads.append(threading.current_thread())
+        return rewritten(links, body, files)
+
+    rewritten = FileLinks.rewritten
+    monkeypatch.setattr(FileLinks, "rewritten", watched)
+    claim = await making.submitted(context.db, tenant)
+    url = "https://example.com/image.png"
+    body = json.dumps({"image": {"url": url}, "numbers": [0.5] * (SMALL_BODY // (4 if large else 10))}).encode()
+    ending, lifted = making.completed(body), Lifted(files=(LiftedFile("image", 0, url),))
+    await endings.settle(context.db, claim.job_id, 1, ending, making.heard(body), "webhook", lifted)
+    sha256 = await store_copy(context, claim.job_id, "image", 0, picture())
+    own = f"/v1/jobs/{claim.job_id}"
+    shared = await client.post("/v1/shares", json={"url": f"{str(client.base_url).rstrip('/')}{own}/result"})
+    asked = [own, f"{own}/result", f"{own}/stream", f"/fal/queue/{claim.model}/requests/{claim.job_id}"]
+    for path in [*asked, shared.json()["url"]]:
+        response = await client.get(path)
+        assert (response.status_code, sha256 in response.text) == (200, True), path
+    assert (await client.post(f"{own}/cancel")).status_code == 200
+    assert len(threads) == len(asked) + 2
+    assert [thread is not threading.main_thread() for thread in threads] == [large] * len(threads)

@@ -132,7 +132,8 @@ async def test_a_job_ends_and_is_told_whatever_its_links_say_of_their_end(
     await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
     row = await reads.get(db, tenant, claim.job_id)
     assert row is not None
-    told = Renderer("https://roundtrip.example", FileLinks("https://roundtrip.example", b"secret")).job(row)
+    renderer = Renderer("https://roundtrip.example", FileLinks("https://roundtrip.example", b"secret"))
+    told = await renderer.job(row)
     assert (told.status, told.images[0].source_expires_at) == ("completed", None)
 
 

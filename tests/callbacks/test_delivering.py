@@ -7,13 +7,14 @@ from uuid import UUID
 import pytest
 
 from service import __version__
+from service.artifacts.results import SMALL_BODY
 from service.callbacks import again, delivering, records
 from service.callbacks.delivering import Deliverer
 from service.callbacks.envelopes import EndedJob
 from service.callbacks.leases import Leases
 from service.callbacks.lifecycle import CallbackFormat, CallbackState
 from service.callbacks.posting import BROKEN_OFF, SILENT, UNREACHED, meaning
-from service.callbacks.records import SMALL_BODY, Hand, Tried
+from service.callbacks.records import Hand, Tried
 from service.callbacks.schedule import MOST_TRIES, PAUSES
 from service.context import Context
 from service.db import Database

@@ -33,16 +33,11 @@ _latest = attempts.alias("latest")
 _earlier = attempts.alias("earlier")
 _later = jobs.alias("later")
 
-# Of a file that stands in its link a list shows no more than that.
-_source_url = case((artifacts.c.source_url.ilike("data:%"), "data:"), else_=artifacts.c.source_url)
+# Of a file that stands in its link a list shows no more than that, and only the beginning of the link is read.
+_source_url = case((func.lower(func.left(artifacts.c.source_url, 5)) == "data:", "data:"), else_=artifacts.c.source_url)
+_shown = ((each.name, _source_url if each is artifacts.c.source_url else each) for each in artifacts.c)
 _files_in_a_list = (
-    select(
-        func.jsonb_agg(
-            type_coerce(func.to_jsonb(artifacts.table_valued()), JSONB).concat(
-                func.jsonb_build_object("source_url", _source_url)
-            )
-        )
-    )
+    select(func.jsonb_agg(func.jsonb_build_object(*(part for name, value in _shown for part in (str(name), value)))))
     .where(artifacts.c.job_id == jobs.c.id)
     .scalar_subquery()
 )

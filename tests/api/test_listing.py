@@ -1,7 +1,10 @@
 """GET /v1/jobs: newest first, narrowed by what was asked, whole over all its pages."""
 
 import asyncio
+import json
+from base64 import b64encode
 from datetime import timedelta
+from random import Random
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import Database
-from service.jobs import endings, operations
+from service.jobs import endings, operations, reads
 from service.jobs.cursors import Cursor, make_cursor, read_cursor
 from tests import making
 from tests.api.asking import in_every_status, is_problem, places, register, with_files
@@ -123,6 +126,24 @@ async def test_a_list_is_narrowed_by_text_of_the_input_or_the_output(
     await endings.settle(db, claim.job_id, 1, ending, making.heard(), "webhook", lifted)
     await making.queued(db, tenant, input='{"prompt": "1000 x_"}')
     assert await listed(client, q=text) == [str(claim.job_id)]
+
+
+async def test_of_a_file_that_came_in_the_output_a_list_reads_only_the_beginning(
+    client: httpx.AsyncClient, db: Database, tenant: UUID
+) -> None:
+    claim = await making.submitted(db, tenant)
+    uri = "DATA:image/png;base64," + b64encode(Random(4).randbytes(2**20)).decode()
+    files = tuple(LiftedFile("image", index, url) for index, url in enumerate([uri, "https://example.com/1.png"]))
+    await endings.settle(db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted=Lifted(files=files))
+    [job] = (await client.get("/v1/jobs")).json()["jobs"]
+    assert [image["source_url"] for image in job["images"]] == [None, "https://example.com/1.png"]
+    statement = reads._several
+    values = statement.values(job_ids=[claim.job_id], tenants=[tenant])
+    row = await db.fetchrow(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {statement.sql}", *values)
+    assert row is not None
+    plan = json.loads(row[0])[0]["Plan"]
+    # A page of 8 kB holds four pieces of a long text.
+    assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < len(uri) // 2**13
 
 
 async def test_a_list_is_narrowed_by_masks(client: httpx.AsyncClient, context: Context, tenant: UUID) -> None:

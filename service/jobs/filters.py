@@ -16,6 +16,9 @@ DEFAULT_PAGE = 50
 # Tags, keys of metadata and figures that one question may name. A job has at most so many tags, and as many keys.
 MOST_NAMED = 64
 
+# PostgreSQL compiles what is searched for, in a time that grows with the square of its length.
+LONGEST_TEXT = 1_000
+
 # In seconds, as columns of `outcomes` and as a job's `timings` have them.
 PHASES = tuple(column.name for column in outcomes.c if column.name.endswith("_seconds"))
 
@@ -98,7 +101,7 @@ def read_filter(query: Sequence[tuple[str, str]]) -> JobFilter:
         mask_label=single.get("mask_label"),
         mask_area=bounds.pop("mask_area", None),
         measures=bounds,
-        text=single.get("q") or None,
+        text=_text(single.get("q")),
         limit=_limit(single.get("limit")),
         cursor=read_cursor(single["cursor"]) if single.get("cursor") else None,
     )
@@ -126,6 +129,12 @@ def _status(word: str) -> Status:
     except ValueError:
         known = ", ".join(status.value for status in Status)
         raise Invalid.at("query", "status", msg=f"Must be one of {known}.", kind="enum") from None
+
+
+def _text(words: str | None) -> str | None:
+    if words is not None and len(words) > LONGEST_TEXT:
+        raise Invalid.at("query", "q", msg=f"May have at most {LONGEST_TEXT:,} characters.", kind="too_long")
+    return words or None
 
 
 def _limit(word: str | None) -> int:

@@ -9,6 +9,7 @@ from service.catalog.text import number_of
 from service.jobs.cursors import first_id, last_id
 from service.jobs.filters import MODEL_TIMINGS, USAGE, Bounds, JobFilter
 from service.jobs.lifecycle import LIVE
+from service.jobs.spellings import pattern_of
 from service.jobs.walks import READING_ROWS, READING_TEXTS, Place, Span, Values, Walk
 from service.jsontext import encode
 from service.models import LABEL_EXCERPT
@@ -68,9 +69,9 @@ def ended_jobs(tenants: Sequence[UUID], wanted: JobFilter, longest_walk: int, va
         conditions.append(_has_mask(wanted, values))
     described = _described(wanted, values)
     if wanted.text:
-        pattern = values.place(_pattern(wanted.text))
-        said = f"SELECT FROM results WHERE results.job_id = outcomes.job_id AND {_says('results.text', pattern)}"
-        conditions.append(f"({_asked('outcomes', pattern)} OR EXISTS ({said}))")
+        said = f"left(results.text, {SEARCHED}) ILIKE {values.place(_pattern(wanted.text))}"
+        told = f"EXISTS (SELECT FROM results WHERE results.job_id = outcomes.job_id AND {said})"
+        conditions.append(f"({_asked('outcomes', wanted.text, values)} OR {told})")
     return Place(
         span,
         [*walks, *_marked(owners, wanted, span, values)],
@@ -101,7 +102,7 @@ def live_jobs(tenants: Sequence[UUID], wanted: JobFilter, longest_walk: int, val
         conditions.extend(_within((_LIVE_PHASES[name], "float8"), bounds, values))
     conditions += _described(wanted, values)
     if wanted.text:
-        conditions.append(_asked("live_jobs", values.place(_pattern(wanted.text))))
+        conditions.append(_asked("live_jobs", wanted.text, values))
     tables = "live_jobs JOIN jobs ON jobs.id = live_jobs.job_id"
     if wanted.measures:
         tables += " JOIN attempts ON attempts.job_id = live_jobs.job_id AND attempts.number = live_jobs.attempt"
@@ -227,13 +228,9 @@ def _written(value: str) -> list[str]:
     return list(dict.fromkeys([value, digits.rstrip("0").rstrip(".") if "." in digits else digits]))
 
 
-def _asked(table: str, pattern: str) -> str:
-    asked = f"inputs.job_id = {table}.job_id AND {_says('inputs.body', pattern)}"
-    return f"EXISTS (SELECT FROM inputs WHERE {asked})"
-
-
-def _says(column: str, pattern: str) -> str:
-    return f"left({column}, {SEARCHED}) ILIKE {pattern}"
+def _asked(table: str, text: str, values: Values) -> str:
+    asked = f"left(inputs.body, {SEARCHED}) ~* {values.place(pattern_of(text))}"
+    return f"EXISTS (SELECT FROM inputs WHERE inputs.job_id = {table}.job_id AND {asked})"
 
 
 def _pattern(text: str) -> str:

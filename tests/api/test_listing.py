@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from base64 import b64encode
 from datetime import timedelta
 from random import Random
@@ -19,8 +20,9 @@ from service.context import Context
 from service.db import Database
 from service.jobs import endings, operations, reads
 from service.jobs.cursors import Cursor, make_cursor, read_cursor
+from service.jobs.filters import LONGEST_TEXT
 from tests import making
-from tests.api.asking import in_every_status, is_problem, places, register, with_files
+from tests.api.asking import LLAVA, in_every_status, is_problem, places, register, with_files
 
 
 async def listed(client: httpx.AsyncClient, **query: Any) -> list[str]:
@@ -117,11 +119,11 @@ async def test_a_list_is_narrowed_by_time(client: httpx.AsyncClient, db: Databas
     assert await listed(client, created_before=moment.replace(tzinfo=None).isoformat()) == jobs[:1]
 
 
-@pytest.mark.parametrize("text", ["WORD", "100% \\_", "zürich", "the output"])
+@pytest.mark.parametrize("text", ["WORD", "100% _", "zürich", "the output"])
 async def test_a_list_is_narrowed_by_text_of_the_input_or_the_output(
     client: httpx.AsyncClient, db: Database, tenant: UUID, text: str
 ) -> None:
-    claim = await making.submitted(db, tenant, input='{"prompt": "a word, 100% \\_ Zürich"}')
+    claim = await making.submitted(db, tenant, input='{"prompt": "a word, 100% _ Zürich"}')
     ending, lifted = making.completed(), Lifted(text="This is the output.")
     await endings.settle(db, claim.job_id, 1, ending, making.heard(), "webhook", lifted)
     await making.queued(db, tenant, input='{"prompt": "1000 x_"}')
@@ -144,6 +146,55 @@ async def test_of_a_file_that_came_in_the_output_a_list_reads_only_the_beginning
     plan = json.loads(row[0])[0]["Plan"]
     # A page of 8 kB holds four pieces of a long text.
     assert plan["Shared Hit Blocks"] + plan["Shared Read Blocks"] < len(uri) // 2**13
+
+
+SAID = 'Said "no" in C:\\new\nat <b>Zürich</b>/ÄRA, 東京 😀 100% (a|b)* ..'
+
+
+@pytest.mark.parametrize("spelled", [{"ensure_ascii": False}, {"ensure_ascii": True}, "slashes", "capitals", "html"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "said",
+        '"No"',
+        "C:\\new",
+        "C:\\NEW\nAT",
+        "zürich",
+        "ZÜRICH",
+        "ära",
+        "</B>/är",
+        "東京",
+        "😀",
+        "100% (a|b)* ..",
+        SAID,
+    ],
+)
+async def test_text_of_an_input_is_found_however_its_client_wrote_it(
+    client: httpx.AsyncClient, db: Database, tenant: UUID, spelled: Any, text: str
+) -> None:
+    prompt = json.dumps(SAID, **(spelled if isinstance(spelled, dict) else {}))
+    if spelled == "slashes":
+        prompt = prompt.replace("/", "\\/")
+    if spelled == "capitals":
+        prompt = re.sub(r"\\u\w{4}", lambda found: f"\\u{found[0][2:].upper()}", prompt)
+    if spelled == "html":
+        prompt = prompt.replace("<", r"\u003c").replace('\\"', r"\u0022").replace(r"\nat", r"\u000Aat")
+    assert json.loads(prompt) == SAID
+    body = f'{{"model": "{LLAVA}", "input": {{"image_url": "https://a.example/x", "prompt": {prompt}}}}}'
+    response = await client.post("/v1/jobs", content=body.encode())
+    assert response.status_code == 202, response.text
+    await register(client)
+    assert await listed(client, q=text) == [response.json()["request_id"]]
+    assert await listed(client, q=f"{text}?") == []
+
+
+async def test_the_longest_text_that_may_be_searched_for_is_searched_for(
+    client: httpx.AsyncClient, db: Database, tenant: UUID
+) -> None:
+    job_id = str(await making.queued(db, tenant, input=json.dumps({"prompt": "É" * LONGEST_TEXT})))
+    assert await listed(client, q="é" * LONGEST_TEXT) == [job_id]
+    assert await listed(client, q='"' * LONGEST_TEXT) == []
+    assert places(await client.get("/v1/jobs", params={"q": "é" * (LONGEST_TEXT + 1)})) == [["query", "q"]]
 
 
 async def test_a_list_is_narrowed_by_masks(client: httpx.AsyncClient, context: Context, tenant: UUID) -> None:

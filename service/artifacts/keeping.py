@@ -7,6 +7,7 @@ that fails, or the worker dies, it is kept when masks are first drawn on it.
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from uuid import UUID
 
 import structlog
@@ -28,11 +29,17 @@ log = structlog.get_logger()
 LARGEST_PICTURE = 100 * 2**20
 FETCH_SECONDS = 30.0
 
-# In a worker: at a time, and in line. What finds no place is kept when masks are first drawn on it.
+# Fetched at a time in one process, each with its place in the spool, and those that wait for that.
 SLOTS = 8
+FETCHERS = asyncio.Semaphore(SLOTS)
+MOST_FETCHES = 64
+
+# In line in a worker. What finds no place is kept when masks are first drawn on it.
 LONGEST_LINE = 1_000
 TRIES = 3
 PAUSE_SECONDS = 2.0
+
+_fetching: dict[tuple[UUID, str], asyncio.Task[str]] = {}
 
 
 class Keeper:
@@ -74,9 +81,33 @@ async def picture_of(context: Context, links: FileLinks, job_id: UUID, text: str
         raise NotFound("The job's input names no picture that its masks could be drawn on.")
     if sha256 := await sources.stored(context.db, links, name):
         return sha256
-    if sha256 := await records.kept_picture(context.db, job_id, sources.kept_in(text)):
+    came = sources.kept_in(text)
+    if sha256 := await records.kept_picture(context.db, job_id, came):
         return sha256
-    return await _fetch(context, job_id, name)
+    return await _fetched(context, job_id, name, came)
+
+
+async def _fetched(context: Context, job_id: UUID, url: str, came: Sequence[str]) -> str:
+    """Once for all who ask meanwhile."""
+    fetching = _fetching.get((job_id, url))
+    if fetching is None:
+        if len(_fetching) >= MOST_FETCHES:
+            raise Unavailable("Too many pictures are being fetched; try again shortly.")
+        fetching = _fetching[job_id, url] = asyncio.create_task(_fetch_in_turn(context, job_id, url, came))
+        fetching.add_done_callback(partial(_forget, (job_id, url)))
+    return await asyncio.shield(fetching)
+
+
+def _forget(asked: tuple[UUID, str], done: asyncio.Task[str]) -> None:
+    del _fetching[asked]
+    if not done.cancelled():
+        done.exception()  # Whoever asked may be gone, and then nobody hears of it.
+
+
+async def _fetch_in_turn(context: Context, job_id: UUID, url: str, came: Sequence[str]) -> str:
+    async with FETCHERS:
+        # It may have been kept since it was looked for.
+        return await records.kept_picture(context.db, job_id, came) or await _fetch(context, job_id, url)
 
 
 async def _fetch(context: Context, job_id: UUID, url: str) -> str:

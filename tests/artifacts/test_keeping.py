@@ -1,8 +1,10 @@
 """The pictures of inputs that lie elsewhere, kept by the worker that copies the first mask."""
 
+import asyncio
+import hashlib
 import json
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import httpx
@@ -10,12 +12,15 @@ import pytest
 
 from service.artifacts import keeping
 from service.artifacts.copying import copy_due
+from service.artifacts.links import FileLinks
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
+from service.errors import Unavailable
 from service.jobs import endings
 from service.network import AddressGuard, open_http
 from tests import making
 from tests.artifacts.canned import Canned, answer, answering
+from tests.provider import Call, Provider, Reply
 from tests.stand_in.pictures import photograph
 
 PICTURE = photograph(40, 30)
@@ -109,6 +114,67 @@ async def test_a_place_in_the_house_is_never_asked(
         await copy_due(replace(context, downloads=http))
         assert await asked_for(elsewhere) == ["/0.png", "/1.png"]
     assert await kept(context) == []
+
+
+@dataclass
+class Gate:
+    """A host that answers nobody before it is opened."""
+
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+    inside: int = 0
+    most: int = 0
+
+    async def let_in(self, _: Call) -> Reply:
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        await self.opened.wait()
+        self.inside -= 1
+        return Reply(200, PICTURE, {"content-type": "image/png"})
+
+
+async def asking(on_site: Context, job_id: UUID, url: str) -> str:
+    return await keeping.picture_of(on_site, FileLinks("http://ours"), job_id, json.dumps({"image_url": url}))
+
+
+async def test_all_who_ask_for_a_picture_at_once_share_its_fetch(
+    on_site: Context, tenant: UUID, provider: Provider
+) -> None:
+    gate = Gate()
+    provider.result = gate.let_in
+    claim = await making.ended(on_site.db, tenant)
+    all_of_them = [asyncio.create_task(asking(on_site, claim.job_id, provider.url + "/files/a")) for _ in range(60)]
+
+    async def one_is_inside() -> bool:
+        return gate.inside == 1
+
+    await making.until(one_is_inside)
+    all_of_them[0].cancel()  # Who asked first does not wait for it any more.
+    gate.opened.set()
+    found = await asyncio.gather(*all_of_them, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert set(found[1:]) == {hashlib.sha256(PICTURE).hexdigest()}
+    assert len(provider.calls) == 1
+    assert await kept(on_site) == [claim.job_id]
+
+
+async def test_pictures_are_fetched_a_few_at_a_time_and_not_too_many_wait(
+    on_site: Context, tenant: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "MOST_FETCHES", 20)
+    gate = Gate()
+    provider.result = gate.let_in
+    jobs = [(await making.ended(on_site.db, tenant)).job_id for _ in range(25)]
+    all_of_them = [asyncio.create_task(asking(on_site, job_id, f"{provider.url}/files/a")) for job_id in jobs]
+
+    async def those_who_found_no_place_know() -> bool:
+        return gate.inside >= keeping.SLOTS and sum(each.done() for each in all_of_them) == 5
+
+    await making.until(those_who_found_no_place_know)
+    gate.opened.set()
+    found = await asyncio.gather(*all_of_them, return_exceptions=True)
+    assert sum(isinstance(each, Unavailable) for each in found) == 5
+    assert gate.most == keeping.SLOTS
+    assert len(provider.calls) == len(await kept(on_site)) == 20
 
 
 async def test_nothing_is_kept_of_an_input_that_was_removed_meanwhile(on_site: Context, tenant: UUID) -> None:

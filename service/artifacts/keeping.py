@@ -129,5 +129,5 @@ async def _fetch(context: Context, job_id: UUID, url: str) -> str:
         raise NotDrawable("The picture of the job's input is too large to be drawn on.") from None
     except OSError as error:
         raise Unavailable("The picture of the job's input cannot be stored.") from error
-    await records.record_input_picture(context.db, job_id, kept)
+    await records.record_input_picture(context.db, job_id, kept.sha256)
     return spooled.sha256

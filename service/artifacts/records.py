@@ -110,19 +110,15 @@ _JOB_FIRST = "job AS MATERIALIZED (SELECT id FROM jobs WHERE id = $1 FOR KEY SHA
 _AFTER_IT = "(SELECT count(*) FROM job) >= 0"
 
 _STORED = f"""
-WITH {_JOB_FIRST}, blob AS (
-    INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($4, $5, $6, $7, $8) ON CONFLICT DO NOTHING
-), artifact AS (
+WITH {_JOB_FIRST}, artifact AS (
     UPDATE artifacts
     SET sha256 = $4, content_type = $6, file_size = $5, area_fraction = $9, bbox = $10, copy_error = $11::text,
         width = CASE WHEN $11::text IS NULL THEN coalesce($7, width) ELSE $7 END,
         height = CASE WHEN $11::text IS NULL THEN coalesce($8, height) ELSE $8 END, stored_at = clock_timestamp()
     WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL AND removed_at IS NULL AND {_AFTER_IT}
     RETURNING job_id
-), unwanted AS (
-    -- The file, or all of its job, was removed while it was copied.
-    INSERT INTO unreferenced_blobs (sha256) SELECT $4 WHERE NOT EXISTS (SELECT FROM artifact) ON CONFLICT DO NOTHING
 ), spared AS (
+    -- Not if the file, or all of its job, was removed while it was copied.
     DELETE FROM unreferenced_blobs WHERE sha256 = $4 AND EXISTS (SELECT FROM artifact)
 ), done AS (
     DELETE FROM copies WHERE job_id = $1 AND kind = $2 AND index = $3 AND {_AFTER_IT} RETURNING job_id
@@ -132,7 +128,10 @@ WITH {_JOB_FIRST}, blob AS (
 
 
 async def record_copy(db: Database, owed: OwedCopy, copy: Measured) -> bool:
-    """What was measured takes the place of what the provider claimed. Returns whether a callback waited for this."""
+    """Of a file that was announced. What was measured takes the place of what the provider claimed.
+
+    Returns whether a callback waited for this.
+    """
     row = await db.fetchrow(
         _STORED,
         owed.job_id,
@@ -280,10 +279,6 @@ WITH job AS MATERIALIZED (
     SELECT id FROM jobs WHERE id = $1 FOR KEY SHARE
 ), asked AS MATERIALIZED (
     SELECT inputs.job_id FROM job JOIN inputs ON inputs.job_id = job.id FOR KEY SHARE OF inputs
-), blob AS (
-    INSERT INTO blobs (sha256, size, content_type, width, height) VALUES ($2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
-), unwanted AS (
-    INSERT INTO unreferenced_blobs (sha256) SELECT $2 WHERE NOT EXISTS (SELECT FROM asked) ON CONFLICT DO NOTHING
 ), spared AS (
     DELETE FROM unreferenced_blobs WHERE sha256 = $2 AND EXISTS (SELECT FROM asked)
 )
@@ -291,6 +286,6 @@ INSERT INTO input_files (job_id, sha256) SELECT job_id, $2 FROM asked ON CONFLIC
 """
 
 
-async def record_input_picture(db: Database, job_id: UUID, kept: Measured) -> None:
+async def record_input_picture(db: Database, job_id: UUID, sha256: str) -> None:
     """Nothing, if the input was removed meanwhile."""
-    await db.execute(_KEEP_PICTURE, job_id, kept.sha256, kept.size, kept.content_type, kept.width, kept.height)
+    await db.execute(_KEEP_PICTURE, job_id, sha256)

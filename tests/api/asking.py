@@ -10,6 +10,7 @@ import httpx
 from PIL import Image
 
 from service.artifacts import records
+from service.artifacts.filing import file
 from service.artifacts.records import Measured, OwedCopy
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
@@ -57,10 +58,12 @@ async def store_copy(context: Context, job_id: UUID, kind: str, index: int, cont
     async def chunks() -> AsyncIterator[bytes]:
         yield content
 
-    stored = await context.storage.put(chunks(), 1_000_000)
-    measured = Measured(stored.sha256, stored.size, "image/png", 8, 6, 0.5 if kind == "mask" else None, (0, 0, 8, 3))
+    area = 0.5 if kind == "mask" else None
+    async with context.storage.spool(chunks(), 1_000_000) as spooled:
+        measured = Measured(spooled.sha256, spooled.size, "image/png", 8, 6, area, (0, 0, 8, 3))
+        await file(context.db, context.storage, spooled, measured)
     await records.record_copy(context.db, OwedCopy(job_id, kind, index, "", 1), measured)
-    return stored.sha256
+    return measured.sha256
 
 
 async def with_files(context: Context, tenant: UUID) -> UUID:

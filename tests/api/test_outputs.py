@@ -15,6 +15,7 @@ from pycocotools import mask as coco
 
 from service.app import create_app
 from service.artifacts import decoders, inputs, keeping, records, renditions
+from service.artifacts.filing import file
 from service.artifacts.pictures import measure_in_child
 from service.artifacts.records import Measured, OwedCopy
 from service.catalog.base import Lifted, LiftedFile
@@ -57,10 +58,11 @@ async def keep(context: Context, content: bytes) -> Measured:
 
     async with context.storage.spool(chunks(), 10_000_000) as spooled:
         picture, covered = await measure_in_child(spooled.path, mask=True)
-        await context.storage.keep(spooled)
-    area, box = (covered.area_fraction, covered.bbox) if covered else (None, None)
-    size = (picture.width, picture.height)
-    return Measured(spooled.sha256, spooled.size, picture.content_type, *size, area, box)
+        area, box = (covered.area_fraction, covered.bbox) if covered else (None, None)
+        size = (picture.width, picture.height)
+        measured = Measured(spooled.sha256, spooled.size, picture.content_type, *size, area, box)
+        await file(context.db, context.storage, spooled, measured)
+    return measured
 
 
 async def segmented(context: Context, tenant: UUID, image_url: Any = AS_DATA, *masks: bytes | None) -> UUID:

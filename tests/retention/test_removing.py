@@ -315,13 +315,14 @@ async def test_a_picture_that_is_kept_while_the_input_is_removed_goes_with_it(co
     job_id = await ended(context, tenant)
 
     async def waits() -> bool:
-        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'unwanted'"
+        waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'spared'"
         return len(await context.db.fetch(waiting)) == 1
 
     picture = Measured("ab" * 32, 5, "image/png", 4, 4)
+    assert await records.announce(context.db, picture)
     async with context.db.transaction() as connection:
         await connection.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", job_id)  # As `remove` begins.
-        keeping = asyncio.create_task(records.record_input_picture(context.db, job_id, picture))
+        keeping = asyncio.create_task(records.record_input_picture(context.db, job_id, picture.sha256))
         await making.until(waits)
         await connection.execute(removing._STATEMENTS[Part.INPUT, Keep.NOTHING], [job_id], False)
     await keeping
@@ -474,6 +475,7 @@ async def test_copies_and_removals_at_once_wait_for_each_other(context: Context,
             context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", Lifted(files=files)
         )
         measured = Measured("0" * 63 + str(len(files)), 1, "image/png")
+        assert await records.announce(context.db, measured)
         copies = [records.OwedCopy(claim.job_id, "mask", index, "https://example.com", 1) for index in range(4)]
         await asyncio.gather(
             *(records.record_copy(context.db, each, measured) for each in copies[:2]),

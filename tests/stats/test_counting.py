@@ -100,9 +100,9 @@ async def test_copies_are_counted_once_when_the_last_of_them_is_there(db: Databa
     assert await endings.settle(db, claim.job_id, 1, ending, making.heard(ending.body), "webhook", Lifted(files=files))
 
     async def copied(index: int) -> None:
-        await records.record_copy(
-            db, OwedCopy(claim.job_id, "mask", index, "", 1), Measured(f"{index}" * 64, 1, "image/png")
-        )
+        measured = Measured(f"{index}" * 64, 1, "image/png")
+        assert await records.announce(db, measured)
+        await records.record_copy(db, OwedCopy(claim.job_id, "mask", index, "", 1), measured)
 
     await copied(0)
     await count_all(db)

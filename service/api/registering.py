@@ -126,7 +126,7 @@ async def reply(request: Request, caller: Caller, job: NewJob, registered: Regis
     """A job that was just made is told from what was written; one from before is read."""
     renderer: Renderer = request.state.renderer
     if registered.created_at is not None:
-        new = replace(job, input=registered.input)
+        new = replace(job, id=registered.job_id, input=registered.input)
         # What a client sent it may see; what it repeats it may not have sent.
         return renderer.new_job(new, registered.created_at, payloads=job.retry_of is None or caller.may("read"))
     row = await reads.get(request.state.context.db, caller.tenant_id, registered.job_id)

@@ -7,6 +7,7 @@ done: a job is repeated once, and by the ID of the repetition one knows by whom.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -18,7 +19,7 @@ from service.context import Context
 from service.db import DatabaseAway, Row
 from service.errors import ServiceError
 from service.jobs import endings, lists, operations, store
-from service.jobs.cursors import Cursor
+from service.jobs.cursors import Cursor, moment_of
 from service.jobs.lifecycle import LIVE, Duty, Status
 from service.pump import Pump
 from service.queue import TaskName
@@ -29,6 +30,10 @@ BATCH = 100
 
 # Who has not come back by then is dead, and somebody else goes on.
 LEASE_SECONDS = 30.0
+
+# A job's ID begins with the time at which it was made, and lists, figures and retention look for a job within a minute
+# of that (jobs/cursors.py).
+OLD_SECONDS = 30.0
 
 # Repetitions wait for their turn like every other job. While so many jobs are due, no more are added, so that those
 # that come meanwhile are not kept waiting by a million of old ones.
@@ -115,33 +120,39 @@ async def do(context: Context, action: Action, batch: Sequence[Planned]) -> list
     """Carry it out, unless it is being aborted, and say of each what came of it."""
     if action.state is BulkState.RUNNING:
         try:
-            await _do_all(context, action.verb, batch)
+            await _do_all(context, action, batch)
         except DatabaseAway:
             raise
         except Exception:  # One of them may be what spoils it for all.
             log.exception("a batch of a bulk action failed; its jobs are tried one by one", action=str(action.id))
-            failed = [await _do_one(context, action.verb, each) for each in batch]
+            failed = [await _do_one(context, action, each) for each in batch]
             spoiled = {came.job_id: came for came in failed if came is not None}
             left = [each for each in batch if each.job_id not in spoiled]
             return [*spoiled.values(), *await _look_up(context, action, left)]
     return await _look_up(context, action, batch)
 
 
-async def _do_all(context: Context, verb: BulkVerb, batch: Sequence[Planned]) -> None:
-    if verb is BulkVerb.RETRY:
-        asked = [(each.job_id, each.new_job_id) for each in batch if each.new_job_id is not None]
-        await store.register_retries(context.db, asked)
+async def _do_all(context: Context, action: Action, batch: Sequence[Planned]) -> None:
+    job_ids = [each.job_id for each in batch]
+    if action.verb is BulkVerb.RETRY:
+        async with context.db.transaction() as connection:
+            asked = await records.hold_planned(connection, action.id, job_ids, _is_old, operations.new_job_id)
+            await store.register_retries(connection, asked)
         context.nudger.nudge(TaskName.SUBMIT)
         context.nudger.nudge(TaskName.SUBMIT_GPU)
     else:
-        await endings.request_cancels(context.db, [each.job_id for each in batch])
+        await endings.request_cancels(context.db, job_ids)
         context.nudger.nudge(TaskName.WATCH)
 
 
-async def _do_one(context: Context, verb: BulkVerb, planned: Planned) -> Came | None:
+def _is_old(job_id: UUID) -> bool:
+    return datetime.now(UTC) - moment_of(job_id) > timedelta(seconds=OLD_SECONDS)
+
+
+async def _do_one(context: Context, action: Action, planned: Planned) -> Came | None:
     """None: it was done, or there was nothing to do."""
     try:
-        await _do_all(context, verb, [planned])
+        await _do_all(context, action, [planned])
     except DatabaseAway:
         raise
     except Exception as error:
@@ -152,9 +163,11 @@ async def _do_one(context: Context, verb: BulkVerb, planned: Planned) -> Came | 
 
 _LOOK_UP = """
 SELECT asked.job_id, jobs.id IS NULL AS deleted, later.id AS new_job_id, outcomes.status,
+       later.id = bulk_results.new_job_id AS is_ours,
        NOT EXISTS (SELECT FROM inputs WHERE inputs.job_id = asked.job_id) AS removed,
        coalesce(outcomes.cancel_requested_at, live_jobs.cancel_requested_at) AS cancel_requested_at
 FROM unnest($1::uuid[]) AS asked (job_id)
+LEFT JOIN bulk_results ON bulk_results.bulk_id = $2 AND bulk_results.job_id = asked.job_id
 LEFT JOIN jobs ON jobs.id = asked.job_id
 LEFT JOIN live_jobs ON live_jobs.job_id = asked.job_id
 LEFT JOIN outcomes ON outcomes.job_id = asked.job_id
@@ -163,20 +176,18 @@ LEFT JOIN jobs AS later ON later.retry_of = asked.job_id
 
 
 async def _look_up(context: Context, action: Action, batch: Sequence[Planned]) -> list[Came]:
-    rows = await context.db.fetch(_LOOK_UP, [each.job_id for each in batch])
-    planned = {each.job_id: each for each in batch}
-    if action.verb is BulkVerb.RETRY:
-        return [_retried(row, planned[row["job_id"]], action) for row in rows]
-    return [_cancelled(row, action) for row in rows]
+    rows = await context.db.fetch(_LOOK_UP, [each.job_id for each in batch], action.id)
+    came = _retried if action.verb is BulkVerb.RETRY else _cancelled
+    return [came(row, action) for row in rows]
 
 
 ABORTED = "The action was aborted before it came to this job."
 DELETED = "The job was deleted."
 
 
-def _retried(row: Row, planned: Planned, action: Action) -> Came:
+def _retried(row: Row, action: Action) -> Came:
     job_id, new_job_id = row["job_id"], row["new_job_id"]
-    if new_job_id is not None and new_job_id == planned.new_job_id:
+    if row["is_ours"]:
         return Came(job_id, BulkOutcome.DONE, None, new_job_id)
     if row["deleted"]:
         words = DELETED

@@ -1,16 +1,20 @@
 """Statements about bulk actions: each may be repeated, and whoever repeats it finds what was done."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from service.bulk.lifecycle import UNDER_WAY, BulkOutcome, BulkState, BulkVerb
 from service.db import Database, Row
 from service.errors import IdempotencyMismatch
 from service.jsontext import encode
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
 
 _UNDER_WAY = f"state IN ({', '.join(repr(state.value) for state in UNDER_WAY)})"
 
@@ -188,6 +192,39 @@ async def planned(db: Database, action_id: UUID, limit: int) -> list[Planned]:
         limit,
     )
     return [Planned(**dict(row)) for row in rows]
+
+
+_HOLD = """
+SELECT job_id, new_job_id FROM bulk_results
+WHERE bulk_id = $1 AND job_id = ANY ($2::uuid[]) AND outcome = 'planned' ORDER BY job_id FOR UPDATE
+"""
+
+# The ID of a retry that is there tells who made it.
+_RENEW = """
+UPDATE bulk_results SET new_job_id = fresh.id
+FROM unnest($2::uuid[], $3::uuid[]) AS fresh (job_id, id)
+WHERE bulk_results.bulk_id = $1 AND bulk_results.job_id = fresh.job_id
+  AND NOT EXISTS (SELECT FROM jobs WHERE jobs.id = bulk_results.new_job_id)
+RETURNING bulk_results.job_id, bulk_results.new_job_id
+"""
+
+
+async def hold_planned(
+    connection: "PoolConnectionProxy[Row]",
+    action_id: UUID,
+    job_ids: Sequence[UUID],
+    is_old: Callable[[UUID], bool],
+    new_id: Callable[[], UUID],
+) -> list[tuple[UUID, UUID]]:
+    """Those of these jobs that nothing is known of yet, each with the ID of its retry, until the transaction ends.
+
+    An ID that is too old for a job that is registered now is made anew.
+    """
+    asked = {row["job_id"]: row["new_job_id"] for row in await connection.fetch(_HOLD, action_id, job_ids)}
+    if old := [job_id for job_id, new_job_id in asked.items() if is_old(new_job_id)]:
+        rows = await connection.fetch(_RENEW, action_id, old, [new_id() for _ in old])
+        asked |= {row["job_id"]: row["new_job_id"] for row in rows}
+    return list(asked.items())
 
 
 _RECORD = """

@@ -87,12 +87,13 @@ async def register(
 
 
 async def _with_files_kept(context: Context, job: NewJob) -> NewJob:
+    """To keep them takes its time, and the time in an ID is the one at which its job is registered."""
     text = await inputs.keep_files(context.db, context.storage, job.input)
     if text == job.input:
         return job
     came = job.input.encode()
     digest = await asyncio.to_thread(hashlib.sha256, came)
-    return replace(job, input=text, input_sha256=digest.hexdigest(), input_size=len(came))
+    return replace(job, id=new_job_id(), input=text, input_sha256=digest.hexdigest(), input_size=len(came))
 
 
 async def is_registered(

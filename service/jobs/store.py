@@ -8,9 +8,10 @@ answer: the news was late.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-from service.db import Database
+from service.db import Database, Row
 from service.jobs.facts import Answer, Claim, NewJob
 from service.jobs.guards import guard, target
 from service.jobs.hints import START_TIMEOUT
@@ -18,6 +19,9 @@ from service.jobs.lifecycle import AttemptState, Duty, Event
 from service.jobs.pauses import PROBE_SECONDS
 from service.models import LABEL_EXCERPT
 from service.retention.parts import HOLD
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
 
 # Jobs of a lower rank are claimed first; fal knows the same two priorities.
 RANK = {"normal": 0, "low": 1}
@@ -191,9 +195,9 @@ async def register_retry(db: Database, job: NewJob) -> datetime | None:
     return row["created_at"] if row else None
 
 
-async def register_retries(db: Database, asked: Sequence[tuple[UUID, UUID]]) -> None:
+async def register_retries(connection: "PoolConnectionProxy[Row]", asked: Sequence[tuple[UUID, UUID]]) -> None:
     """Repeat many jobs, each as the job of the ID beside it, if it failed or was cancelled and was not repeated yet."""
-    await db.execute(_RETRY_MANY, [old for old, _ in asked], [new for _, new in asked])
+    await connection.execute(_RETRY_MANY, [old for old, _ in asked], [new for _, new in asked])
 
 
 async def find_retry(db: Database, job: NewJob) -> UUID | None:

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from click.testing import CliRunner, Result
 
 from service.bulk import acting, asking, records
 from service.bulk.acting import Actor
-from service.bulk.lifecycle import BulkVerb
+from service.bulk.lifecycle import BulkOutcome, BulkVerb
 from service.cli import main
 from service.context import Context
 from service.db import Database
-from service.jobs import operations
+from service.jobs import operations, store
 from service.queue import TaskName
 from service.settings import Settings
 from service.stats.counting import count_all
@@ -403,6 +404,51 @@ async def test_a_worker_that_died_after_it_did_a_batch_is_followed_by_one_that_k
     assert await retries_of(context.db, failed) == dict.fromkeys(failed, 1)
 
 
+async def test_retries_that_are_carried_out_late_are_found_by_their_time(
+    client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    failed = await fail_many(context.db, tenant, 4)
+    begun = await begin(client)
+    action = await records.take(context.db, 0.0)
+    assert action is not None
+    await acting.plan(context, action)
+    batch = await records.planned(context.db, action.id, 100)
+    # One of them was carried out before the worker died, and then five minutes went by.
+    for each in batch:
+        old = UUID(int=operations.new_job_id().int - (300_000 << 80))
+        await context.db.execute("UPDATE bulk_results SET new_job_id = $2 WHERE job_id = $1", each.job_id, old)
+    done = (await records.planned(context.db, action.id, 1))[0]
+    async with context.db.transaction() as connection:
+        await store.register_retries(connection, [(done.job_id, done.new_job_id)])
+    await asyncio.gather(*(carry_out(context) for _ in range(3)))
+    assert figures(await shown(client, begun)) == ("done", 4, 0, 0)
+    assert await retries_of(context.db, failed) == dict.fromkeys(failed, 1)
+    since = (datetime.now(UTC) - timedelta(minutes=2)).isoformat()
+    listed = (await client.get("/v1/jobs", params={"status": "queued", "created_after": since})).json()["jobs"]
+    results = (await client.get(f"{ACTIONS}/{begun['id']}/results")).json()["results"]
+    told = {each["request_id"]: each["retried_as"] for each in results}
+    assert told.pop(str(done.job_id)) == str(done.new_job_id)
+    assert {job["retry_of"]: job["request_id"] for job in listed} == told
+
+
+async def test_two_that_carry_out_an_old_batch_at_once_know_whose_its_retries_are(
+    client: httpx.AsyncClient, context: Context, tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acting, "OLD_SECONDS", 0.0)
+    failed = await fail_many(context.db, tenant, 5)
+    begun = await begin(client)
+    action = await records.take(context.db, 0.0)
+    assert action is not None
+    await acting.plan(context, action)
+    batch = await records.planned(context.db, action.id, 100)
+    answers = await asyncio.gather(*(acting.do(context, action, batch) for _ in range(4)))
+    assert {came.outcome for answer in answers for came in answer} == {BulkOutcome.DONE}
+    await asyncio.gather(*(records.record(context.db, action.id, came) for came in answers))
+    await carry_out(context)
+    assert figures(await shown(client, begun)) == ("done", 5, 0, 0)
+    assert await retries_of(context.db, failed) == dict.fromkeys(failed, 1)
+
+
 async def test_of_two_that_go_on_at_the_same_place_one_goes_on(
     client: httpx.AsyncClient, context: Context, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -427,7 +473,7 @@ WORKER = """
 import asyncio
 from service.bulk import acting
 from service.bulk.acting import Actor
-from service.bulk.lifecycle import BulkVerb
+from service.bulk.lifecycle import BulkOutcome, BulkVerb
 from service.context import open_context
 from service.settings import load_settings
 

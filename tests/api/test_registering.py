@@ -1,6 +1,7 @@
 """POST /v1/jobs, one and many: what is taken is durable, what is refused leaves nothing."""
 
 import asyncio
+import base64
 import json
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,7 @@ import pytest
 
 from service.db import Database
 from service.jobs import store
+from service.jobs.cursors import moment_of
 from tests import making
 from tests.api.asking import JOB, asked, is_problem, places, register
 from tests.conftest import MakeClient
@@ -245,3 +247,14 @@ async def test_an_address_that_nobody_ever_may_name_is_refused_in_words_that_lea
     assert "ROUNDTRIP_ALLOW" not in refused.text
     private = await client.post("/v1/jobs", json={**JOB, "webhook_url": "http://10.0.0.1/"})
     assert "ROUNDTRIP_ALLOW_PRIVATE_NETWORKS" in private.json()["message"]
+
+
+async def test_a_jobs_id_has_the_time_after_its_files_were_kept(client: httpx.AsyncClient, db: Database) -> None:
+    uri = "data:application/octet-stream;base64," + base64.b64encode(bytes(2**20)).decode()
+    job = await register(client, input={"image_url": uri, "prompt": "What is this?"})
+    row = await db.fetchrow("SELECT created_at, (SELECT id FROM jobs) AS id FROM blobs")
+    assert row is not None
+    assert job["request_id"] == str(row["id"])
+    assert job["request_id"] in job["links"]["self"]
+    kept = row["created_at"]
+    assert moment_of(row["id"]) >= kept.replace(microsecond=kept.microsecond // 1000 * 1000)

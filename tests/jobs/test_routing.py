@@ -398,7 +398,8 @@ async def test_many_that_are_repeated_go_where_each_would_go_today(
     if rule is not None:
         assert await routing.set_rule(db, "ours", "*", "gpu", alone=rule.alone, spill_seconds=rule.spill_seconds)
     new_id = making.new_job(tenant).id
-    await store.register_retries(db, [(claim.job_id, new_id)])
+    async with db.transaction() as connection:
+        await store.register_retries(connection, [(claim.job_id, new_id)])
     row = await making.live(db, new_id)
     assert row is not None
     assert (row["provider"], row["fallback"]) == (to, then)

@@ -17,6 +17,7 @@ from service.errors import Invalid
 from service.jobs import lists
 from service.jobs.filters import JobFilter, read_filter
 from service.jsontext import encode
+from service.stats.prices import CURRENCY
 
 # A preview counts so many jobs, or for so long; beyond that it says "at least".
 MOST_COUNTED = 5_000
@@ -131,7 +132,7 @@ async def preview(db: Database, verb: BulkVerb, of_tenant: UUID | None, wanted: 
             cost = None if cost is None or known.cost is None else cost + known.cost
         shares[row["model"]] = ModelShare(row["model"], row["jobs"] + (known.jobs if known else 0), cost)
     costs = [share.cost for share in shares.values() if share.cost is not None]
-    currency = await db.fetchrow("SELECT currency FROM prices LIMIT 1")
+    currency = await db.fetchrow(CURRENCY)
     jobs = sum(share.jobs for share in shares.values())
     return Preview(
         jobs=jobs,

@@ -25,6 +25,7 @@ from service.db import Database, Row
 from service.errors import Forbidden, Invalid, NotFound
 from service.jobs.filters import read_filter
 from service.queue import TaskName
+from service.stats.prices import CURRENCY
 
 PATH = "/dashboard/bulk"
 PAGE = 50
@@ -164,7 +165,7 @@ def _cost(row: Row) -> Decimal | None:
 
 
 async def _currency(db: Database) -> str | None:
-    row = await db.fetchrow("SELECT currency FROM prices LIMIT 1")
+    row = await db.fetchrow(CURRENCY)
     return str(row["currency"]) if row else None
 
 

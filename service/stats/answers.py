@@ -15,6 +15,7 @@ from service.jobs import lists
 from service.jobs.filters import USAGE, JobFilter
 from service.stats import questions
 from service.stats.measures import COST, TOTAL, Spread
+from service.stats.prices import CURRENCY
 from service.stats.questions import PERCENTILES, TIMES, Question
 from service.stats.statements import LIVE_JOBS, MOST_JOBS, MOST_LIVE, MOST_SPREAD, MOST_UNCOUNTED, SPREAD, Statement
 
@@ -61,7 +62,7 @@ async def answer(db: Database, tenant_id: UUID | None, question: Question) -> An
         statement = Statement(tenant_id, question, job_ids)
         sql, values = statement.text()
         rows = await snapshot.fetch(sql, *values)
-        currency = await snapshot.fetchrow("SELECT currency FROM prices LIMIT 1")
+        currency = await snapshot.fetchrow(CURRENCY)
     head, rows = rows[0], rows[1:]
     for found, most in ((head["tallies"], statement.most_tallies), (head["spreads"], MOST_SPREAD)):
         if found > most:

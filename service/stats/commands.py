@@ -89,7 +89,7 @@ def set_price(model: str, unit: str, amount: Decimal, provider: str, currency: s
     try:
         price = with_database(data, lambda db: set_price(db, model, unit, amount, currency, provider))
     except OtherCurrency:
-        end("there are prices in another currency, and costs of two cannot be added up", 1)
+        end("there are prices in another currency, and costs of two cannot be added up: remove them first", 1)
     cost = f"{price.amount:f} {price.currency} a {price.unit}{_of(provider)}"
     click.echo(f"{price.model} costs {cost} since {price.since:%F %T}Z.")
 

@@ -29,7 +29,7 @@ class Price:
 
 
 class OtherCurrency(ValueError):
-    """Costs are added up, so all prices have one currency."""
+    """Costs are added up, so all prices that hold have one currency."""
 
 
 def is_unit(word: str) -> bool:
@@ -62,12 +62,6 @@ def cost_of(job: str) -> str:
     ) END"""
 
 
-_SET = """
-INSERT INTO prices (model, provider, unit, amount, currency)
-SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM prices WHERE currency <> $5)
-RETURNING model, provider, unit, amount, currency, since
-"""
-
 _VALID = """
 SELECT model, provider, unit, amount, currency, since FROM (
     SELECT DISTINCT ON (model, provider, unit) * FROM prices WHERE since <= clock_timestamp()
@@ -75,6 +69,15 @@ SELECT model, provider, unit, amount, currency, since FROM (
 ) AS newest
 WHERE amount IS NOT NULL ORDER BY model, provider, unit
 """
+
+_SET = f"""
+INSERT INTO prices (model, provider, unit, amount, currency)
+SELECT $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT FROM ({_VALID}) AS valid WHERE currency <> $5)
+RETURNING model, provider, unit, amount, currency, since
+"""
+
+# That of the newest price, also of one that was removed.
+CURRENCY = "SELECT currency FROM prices ORDER BY since DESC LIMIT 1"
 
 _REMOVE = f"""
 INSERT INTO prices (model, provider, unit, currency)

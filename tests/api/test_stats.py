@@ -275,6 +275,22 @@ async def test_a_provider_with_prices_of_its_own_costs_these_alone(
     assert await cost("gpu") == Decimal("0.5")
 
 
+async def test_the_currency_can_be_changed_when_no_price_holds(
+    client: httpx.AsyncClient, db: Database, tenant: UUID, command: Command
+) -> None:
+    euros = ("prices", "set", making.MODEL, "second", "2", "--currency", "EUR")
+    for unit in ("job", "second"):
+        assert (await command("prices", "set", making.MODEL, unit, "1")).exit_code == 0
+    for unit in ("job", "second"):
+        assert (await command(*euros)).exit_code == 1
+        assert (await command("prices", "remove", making.MODEL, unit)).exit_code == 0
+    assert (await stats(client, "?measure=cost"))["currency"] == "USD"
+    assert (await command(*euros)).exit_code == 0
+    assert [price["currency"] for price in (await client.get("/v1/prices")).json()["prices"]] == ["EUR"]
+    assert (await stats(client, "?measure=cost"))["currency"] == "EUR"
+    assert (await command("prices", "set", making.MODEL, "job", "1")).exit_code == 1
+
+
 async def test_prices_are_for_administrators(
     client: httpx.AsyncClient, make_client: MakeClient, command: Command
 ) -> None:

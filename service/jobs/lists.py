@@ -125,6 +125,12 @@ async def matching(
     return None
 
 
+def looked_through(owners: Owners, wanted: JobFilter, searches: int) -> int:
+    """At so many entries of an index `matching` looks at most; at fewer where rows have to be read, or long texts."""
+    places = [place(_each(owners), wanted, LONGEST_WALK, Values()) for place in (live_jobs, ended_jobs)]
+    return searches * min((place.longest_walk for place in places if place), default=LONGEST_WALK)
+
+
 async def _search(snapshot: Snapshot, owners: Owners, wanted: JobFilter, longest_walk: int) -> _Found:
     """The nearest jobs, up to one more than the page holds."""
     values = Values()

@@ -82,10 +82,11 @@ async def _matching(snapshot: Snapshot, tenant_id: UUID | None, wanted: JobFilte
     owners = [tenant_id] if tenant_id else await _everybody(snapshot)
     job_ids = await lists.matching(snapshot, owners, wanted, MOST_JOBS, MOST_SEARCHES)
     if job_ids is None:
+        looked_through = lists.looked_through(owners, wanted, MOST_SEARCHES)
         words = "model, provider, status, error_type and times of full hours, or narrow it with created_after"
         raise TooMuch(
-            f"These filters mean more than {MOST_JOBS:,} jobs, or take too long to find them: ask by {words} and"
-            " created_before."
+            f"These filters mean more than {min(MOST_JOBS, looked_through):,} jobs, or more than {looked_through:,}"
+            f" would have to be looked through to find them: ask by {words} and created_before."
         )
     return job_ids
 

@@ -1,16 +1,19 @@
 """What a question may cost, and where its cost falls."""
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
+from uuid import UUID
 
 import pytest
 
 from service.db import Database
+from service.jobs import lists
 from service.stats import answers, measures, statements
 from service.stats.answers import TooMuch, answer
 from service.stats.counting import count_all
 from service.stats.questions import Question, read_question
+from tests import making
 from tests.making import make_tenant
 from tests.stats import drawn
 
@@ -41,6 +44,23 @@ async def test_much_is_put_together_beside_the_event_loop(
     assert len(found.groups) > 10
     assert threads
     assert threading.current_thread() not in threads
+
+
+@pytest.mark.parametrize(
+    ("query", "most"), [("tag=shop", 40), ("tag=shop&total_seconds_min=0", 20), ("tag=shop&q=prompt", 8)]
+)
+async def test_a_question_about_more_jobs_than_are_looked_through_says_how_many_these_are(
+    db: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch, query: str, most: int
+) -> None:
+    monkeypatch.setattr(lists, "LONGEST_WALK", 10)
+    question = read_question([tuple(pair.split("=")) for pair in query.split("&")], datetime.now(UTC))
+    for _ in range(most - 1):
+        await making.ended(db, tenant, tags=["shop"])
+    assert (await answer(db, tenant, question)).groups[0].figures["count"] == most - 1
+    for _ in range(2):
+        await making.ended(db, tenant, tags=["shop"])
+    with pytest.raises(TooMuch, match=f"mean more than {most} jobs, or more than {most} would"):
+        await answer(db, tenant, question)
 
 
 async def test_no_more_spreads_are_put_together_than_may_be(

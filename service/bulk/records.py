@@ -227,14 +227,18 @@ async def hold_planned(
     return list(asked.items())
 
 
+# All are locked in the order of their IDs first, as in `_HOLD`, so that no two that go on at once wait for each other.
 _RECORD = """
 WITH came AS (
     SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::uuid[]) AS came (job_id, outcome, reason, new_job_id)
+), held AS (
+    SELECT FROM bulk_results WHERE bulk_id = $1 AND job_id = ANY ($2::uuid[]) ORDER BY job_id FOR UPDATE
 ), marked AS (
     UPDATE bulk_results
     SET outcome = came.outcome, reason = came.reason, new_job_id = came.new_job_id
     FROM came
     WHERE bulk_results.bulk_id = $1 AND bulk_results.job_id = came.job_id AND bulk_results.outcome = 'planned'
+      AND (SELECT count(*) FROM held) >= 0
     RETURNING bulk_results.outcome
 )
 UPDATE bulk_actions

@@ -404,6 +404,21 @@ async def test_a_worker_that_died_after_it_did_a_batch_is_followed_by_one_that_k
     assert await retries_of(context.db, failed) == dict.fromkeys(failed, 1)
 
 
+async def test_what_came_of_a_batch_may_be_recorded_by_several_at_once_in_any_order(
+    client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    await fail_many(context.db, tenant, 60)
+    begun = await begin(client)
+    action = await records.take(context.db, 0.0)
+    assert action is not None
+    await acting.plan(context, action)
+    came = await acting.do(context, action, await records.planned(context.db, action.id, 100))
+    for _ in range(10):
+        await context.db.execute("UPDATE bulk_results SET outcome = 'planned', reason = NULL, new_job_id = NULL")
+        await asyncio.gather(*(records.record(context.db, action.id, each) for each in [came, came[::-1]] * 4))
+    assert figures(await shown(client, begun)) == ("running", 600, 0, 0)
+
+
 async def test_retries_that_are_carried_out_late_are_found_by_their_time(
     client: httpx.AsyncClient, context: Context, tenant: UUID
 ) -> None:

@@ -109,13 +109,17 @@ _TO_CALL = f"""SELECT EXISTS (SELECT FROM counted WHERE files_owed = 0) AS to_ca
 _JOB_FIRST = "job AS MATERIALIZED (SELECT id FROM jobs WHERE id = $1 FOR KEY SHARE)"
 _AFTER_IT = "(SELECT count(*) FROM job) >= 0"
 
+# The blob before its mark, as by who announces or deletes it.
 _STORED = f"""
-WITH {_JOB_FIRST}, artifact AS (
+WITH {_JOB_FIRST}, blob AS MATERIALIZED (
+    SELECT sha256 FROM blobs WHERE sha256 = $4 FOR KEY SHARE
+), artifact AS (
     UPDATE artifacts
     SET sha256 = $4, content_type = $6, file_size = $5, area_fraction = $9, bbox = $10, copy_error = $11::text,
         width = CASE WHEN $11::text IS NULL THEN coalesce($7, width) ELSE $7 END,
         height = CASE WHEN $11::text IS NULL THEN coalesce($8, height) ELSE $8 END, stored_at = clock_timestamp()
     WHERE job_id = $1 AND kind = $2 AND index = $3 AND sha256 IS NULL AND removed_at IS NULL AND {_AFTER_IT}
+      AND (SELECT count(*) FROM blob) >= 0
     RETURNING job_id
 ), spared AS (
     -- Not if the file, or all of its job, was removed while it was copied.
@@ -227,19 +231,19 @@ async def tenant_of(db: Database, job_id: UUID) -> UUID | None:
     return row["tenant_id"] if row else None
 
 
-# Locked before anything else of it, as by who deletes it. The mark is what keeps it for a while, and ends it if nothing
-# refers to it by then.
+# Locked before anything else of it, also where it is there, as by who deletes it: hence the update that changes nothing.
+# The mark is what keeps it for a while, and ends it if nothing refers to it by then.
 _ANNOUNCE = """
-WITH there AS MATERIALIZED (
-    SELECT deleting FROM blobs WHERE sha256 = $1 FOR UPDATE
-), blob AS (
+WITH blob AS (
     INSERT INTO blobs (sha256, size, content_type, width, height)
-    SELECT $1, $2::int8, $3::text, $4::int4, $5::int4 WHERE NOT EXISTS (SELECT FROM there) ON CONFLICT DO NOTHING
+    VALUES ($1, $2::int8, $3::text, $4::int4, $5::int4)
+    ON CONFLICT (sha256) DO UPDATE SET size = blobs.size
+    RETURNING sha256, deleting
 ), mark AS (
-    INSERT INTO unreferenced_blobs (sha256) SELECT $1 WHERE NOT EXISTS (SELECT FROM there WHERE deleting)
+    INSERT INTO unreferenced_blobs (sha256) SELECT sha256 FROM blob WHERE NOT deleting
     ON CONFLICT (sha256) DO UPDATE SET since = excluded.since
 )
-SELECT EXISTS (SELECT FROM there WHERE deleting) AS deleting
+SELECT deleting FROM blob
 """
 
 
@@ -279,8 +283,10 @@ WITH job AS MATERIALIZED (
     SELECT id FROM jobs WHERE id = $1 FOR KEY SHARE
 ), asked AS MATERIALIZED (
     SELECT inputs.job_id FROM job JOIN inputs ON inputs.job_id = job.id FOR KEY SHARE OF inputs
+), blob AS MATERIALIZED (
+    SELECT sha256 FROM blobs WHERE sha256 = $2 AND EXISTS (SELECT FROM asked) FOR KEY SHARE
 ), spared AS (
-    DELETE FROM unreferenced_blobs WHERE sha256 = $2 AND EXISTS (SELECT FROM asked)
+    DELETE FROM unreferenced_blobs USING blob WHERE unreferenced_blobs.sha256 = blob.sha256
 )
 INSERT INTO input_files (job_id, sha256) SELECT job_id, $2 FROM asked ON CONFLICT DO NOTHING
 """

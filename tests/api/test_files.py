@@ -142,7 +142,8 @@ async def test_a_file_that_cannot_go_to_its_bucket_is_not_kept(context: Context,
     )
     with pytest.raises(Unavailable):
         await uploads.keep(replace(context, storage=Storage(bucket, tmp_path)), chunks(), 10)
-    assert await making.count(context.db, "blobs") == 0
+    assert await making.count(context.db, "blobs WHERE uploaded") == 0
+    assert await making.count(context.db, "blobs JOIN unreferenced_blobs USING (sha256)") == 1
 
 
 @pytest.mark.parametrize("name", ["", "x" * 129, "a\nb", "a\0b", "\u202e"])

@@ -103,8 +103,9 @@ async def test_a_key_knows_the_request_as_it_was_sent(context: Context, tenant: 
 async def forgotten(context: Context) -> int:
     """How many files are deleted when all that was marked is old enough."""
     deleted = 0
-    while (taken := await blobs.take_unreferenced(context.db, -1.0)) is not None:
-        deleted += await blobs.delete_unreferenced(context.db, context.storage.delete, taken)
+    while taken := await blobs.take_unreferenced(context.db, -1.0):
+        for each in taken:
+            deleted += await blobs.delete_unreferenced(context.db, context.storage.delete, each)
     return deleted
 
 

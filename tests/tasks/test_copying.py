@@ -372,8 +372,7 @@ async def test_bytes_that_nobody_came_to_record_have_a_row_and_go(
         await context.storage.keep(spooled)
     assert blob["sha256"] == spooled.sha256
     await removing.remove(context.db, [job_id], Part.JOB, Keep.NOTHING)
-    taken = await blobs.take_unreferenced(context.db, -1.0)
-    assert taken is not None
+    [taken] = await blobs.take_unreferenced(context.db, -1.0)
     assert await blobs.delete_unreferenced(context.db, context.storage.delete, taken)
     assert not await context.storage.exists(spooled.sha256)
 

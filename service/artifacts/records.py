@@ -231,7 +231,7 @@ async def tenant_of(db: Database, job_id: UUID) -> UUID | None:
     return row["tenant_id"] if row else None
 
 
-# Locked before anything else of it, also where it is there, as by who deletes it: hence the update that changes nothing.
+# Locked before anything else of it, also where it is there, as by who deletes it: hence an update that changes nothing.
 # The mark is what keeps it for a while, and ends it if nothing refers to it by then.
 _ANNOUNCE = """
 WITH blob AS (

@@ -88,7 +88,7 @@ async def take_turn(name: str, stack: Started, yardstick: Yardstick, options: ar
 async def _measure(turn: Turn, stack: Started, yardstick: Yardstick, options: argparse.Namespace, last: bool) -> None:
     """What takes long, and hardly differs from turn to turn, is measured in the `last`. Raises Stuck."""
     figures, record = turn.figures, _Record(turn.stack, stack)
-    counted = partial(_counted if last and not options.quick else _not_counted, stack, figures)
+    counted = partial(_counted if last and not options.quick else _not_counted, stack, figures, options.settle)
     await record.begin()
     await calm(stack)
     run = await yardstick.closed_loop("warm", options.warm_up, options.clients)
@@ -135,13 +135,15 @@ async def _measure(turn: Turn, stack: Started, yardstick: Yardstick, options: ar
 
 
 @asynccontextmanager
-async def _counted(stack: Started, figures: dict[str, float], phase: str, jobs: int) -> AsyncIterator[None]:
+async def _counted(
+    stack: Started, figures: dict[str, float], settle: float, phase: str, jobs: int
+) -> AsyncIterator[None]:
     """Transactions a job, with what the stack does of itself meanwhile and until they are published."""
     async with Counters(stack.database_url, None) as counters:
-        await asyncio.sleep(PUBLISHED_AFTER_SECONDS)
+        await asyncio.sleep(settle)
         before = await counters.read()
         yield
-        await asyncio.sleep(PUBLISHED_AFTER_SECONDS)
+        await asyncio.sleep(settle)
         figures[f"{phase} transactions"] = (await counters.read() - before).transactions / jobs
 
 

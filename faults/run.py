@@ -27,12 +27,12 @@ from faults.load import Client, Load
 from faults.orders import make_orders
 from faults.processes import Service, started
 from faults.schedule import Fault, make_schedule
-from service.artifacts import copying, decoders, pictures
+from service.artifacts import copying, decoders
 from service.local.stopping import Stopped
 
 LONG_AGO_SECONDS = 7_200
 # By its own limits a copy may take as long as this: its download, its decoders, and its lease if its worker died.
-DECODING_SECONDS = (len(pictures.PAUSES) + 1) * decoders.WALL_SECONDS + sum(pictures.PAUSES)
+DECODING_SECONDS = (len(copying.PAUSES) + 1) * decoders.WALL_SECONDS + sum(copying.PAUSES)
 COPY_SECONDS = copying.COPY_SECONDS + DECODING_SECONDS + copying.LEASE_SECONDS
 COPIES_SECONDS = 300.0
 SPOOL_SECONDS = 45.0

@@ -187,10 +187,12 @@ class Database:
 
         Of those that wait for it in this process only the first has a connection; the others leave them to other work.
         """
+        last = monotonic() + (patience or 0)
         async with self._first_in_line(turn, patience), self.transaction() as connection:
+            # Turns are long now and then, and come to everybody; what is locked in one is waited for as ever.
+            left = 0 if patience is None else max(1, round((last - monotonic()) * 1_000))
             try:
-                # Turns are long now and then, and come to everybody; what is locked in one is waited for as ever.
-                await connection.execute(_TURN, turn, f"{(patience or 0) * 1_000:.0f}", SESSION["lock_timeout"])
+                await connection.execute(_TURN, turn, str(left), SESSION["lock_timeout"])
             except asyncpg.LockNotAvailableError:
                 raise Busy from None
             yield connection

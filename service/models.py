@@ -604,7 +604,8 @@ copies = Table(
         name="fk_copies_artifact",
     ),
     # The order in which they are taken; what is not due is passed over without a look at its row.
-    Index("ix_copies_order", text("(tries > 0)"), "expires_at", "due_at"),
+    Index("ix_copies_order", text("least(tries, 5)"), "expires_at", "due_at"),
+    Index(None, "due_at"),
 )
 
 # What a client is told of a job's end. Inserted by the statement that ends the job; `body`, and the format that it

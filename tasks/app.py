@@ -187,6 +187,7 @@ async def leave_paused(worker: Worker) -> None:
 
 
 async def _tidy(worker: Worker) -> None:
+    worker.removing.wake()
     try:
         await due.end_the_oldest(worker.context.db, worker.context.settings.longest_job_seconds)
         await runs.forget_workers(worker.context.db)
@@ -199,7 +200,6 @@ async def _tidy(worker: Worker) -> None:
         await filing.tidy(worker.context.db)
         await processes.tidy(worker.context.db)
         await refusals.tidy(worker.context.db)
-        worker.removing.wake()
         await uploads.forget(worker.context)
     except DatabaseAway as error:
         log.warning("not tidied", error=str(error))

@@ -25,11 +25,9 @@ def upgrade() -> None:
         ALTER TABLE copies ALTER COLUMN expires_at SET DEFAULT now() + interval '1 hour',
             ALTER COLUMN expires_at SET NOT NULL
     """)
-    op.execute("CREATE INDEX ix_copies_order ON copies ((tries > 0), expires_at, due_at)")
-    op.drop_index("ix_copies_due_at", "copies")
+    op.execute("CREATE INDEX ix_copies_order ON copies (least(tries, 5), expires_at, due_at)")
 
 
 def downgrade() -> None:
-    op.create_index("ix_copies_due_at", "copies", ["due_at"])
     op.drop_index("ix_copies_order", "copies")
     op.drop_column("copies", "expires_at")

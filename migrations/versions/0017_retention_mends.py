@@ -38,10 +38,11 @@ def upgrade() -> None:
     op.create_index(
         op.f("ix_postponed_removals_tenant_id_model_part_tried_at"), "postponed_removals", [*rule, "tried_at"]
     )
-    op.create_index("ix_reports_unknown", "reports", ["received_at"], postgresql_where=sa.text("verdict = 'unknown'"))
     # The text as it came is known of new inputs only.
     op.add_column("inputs", sa.Column("sha256", sa.Text()))
     op.add_column("inputs", sa.Column("size", sa.BigInteger()))
+    # Last, since nobody keeps a report from here on.
+    op.create_index("ix_reports_unknown", "reports", ["received_at"], postgresql_where=sa.text("verdict = 'unknown'"))
 
 
 def downgrade() -> None:

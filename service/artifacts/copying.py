@@ -46,6 +46,8 @@ LEASE_SECONDS = 15.0
 # What cannot be reached is tried for as long as its link lasts; links of fal live for minutes at least, so the first
 # tries are close together and the others are not. What is refused by our own guard will hardly ever do.
 MOST_TRIES_WHEN_REFUSED = 10
+# After these a picture is looked at once more whose decoder the machine may have starved.
+PAUSES = (2.0, 10.0, 30.0)
 MOST_TRIES_WHEN_GONE = 4
 FIRST_BACKOFF_SECONDS = 0.5
 LONGEST_BACKOFF_SECONDS = 300.0
@@ -132,7 +134,7 @@ async def _measure(spooled: Spooled, owed: OwedCopy) -> Measured:
     """A file that is strange is stored all the same, with a remark: the model gave it, and it was paid for."""
     picture, mask, remark = Picture(OCTETS, None, None), None, None
     try:
-        picture, mask = await measure_in_child(spooled.path, mask=owed.kind == "mask")
+        picture, mask = await measure_in_child(spooled.path, owed.kind == "mask", PAUSES)
     except PictureRefused as error:
         remark = f"it was not decoded and not measured: {error}"[:LONGEST_REMARK]
     else:

@@ -8,6 +8,8 @@ from urllib.parse import parse_qsl, urlsplit
 LINK_SECONDS = 3_600
 # So long after the end of its job such a link is tried all the same: many last for good.
 TRIED_SECONDS = 86_400
+# And no other for longer than this.
+LONGEST_TRIED_SECONDS = 7 * 86_400
 
 LONGEST_SECONDS = 10 * 365 * 86_400
 # Signed by time and duration: Amazon's signature version 4, and Google's.

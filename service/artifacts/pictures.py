@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,6 @@ from service.artifacts.decoders import Starved, ask
 
 # Children at a time in one process, each of which may take all the memory that it is given.
 DECODERS = asyncio.Semaphore(2)
-# After these a picture is looked at once more whose decoder the machine may have starved.
-PAUSES = (2.0, 10.0, 30.0)
 MEASURING = str(Path(__file__).with_name("measuring.py"))
 OCTETS = "application/octet-stream"
 PICTURES = {
@@ -36,15 +35,18 @@ class Mask:
     bbox: tuple[int, int, int, int] | None
 
 
-async def measure_in_child(path: Path, mask: bool) -> tuple[Picture, Mask | None]:
-    """Measure a file that a stranger made; the mask is None unless asked for and a picture. Raises PictureRefused."""
-    found = json.loads(await _found_in(path, "mask" if mask else "picture"))
+async def measure_in_child(path: Path, mask: bool, pauses: Sequence[float] = ()) -> tuple[Picture, Mask | None]:
+    """Measure a file that a stranger made; the mask is None unless asked for and a picture. Raises PictureRefused.
+
+    One that the machine had no time or memory for is looked at again after each of the `pauses`.
+    """
+    found = json.loads(await _found_in(path, "mask" if mask else "picture", pauses))
     area = found["mask"]
     return Picture(**found["picture"]), area and Mask(area["area_fraction"], area["bbox"] and tuple(area["bbox"]))
 
 
-async def _found_in(path: Path, kind: str) -> bytes:
-    for pause in PAUSES:
+async def _found_in(path: Path, kind: str, pauses: Sequence[float]) -> bytes:
+    for pause in pauses:
         with suppress(Starved):
             async with DECODERS:
                 return await ask(MEASURING, kind, str(path))

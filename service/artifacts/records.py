@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from service.artifacts.expiry import LINK_SECONDS, TRIED_SECONDS
+from service.artifacts.expiry import LINK_SECONDS, LONGEST_TRIED_SECONDS, TRIED_SECONDS
 from service.db import Database
 from service.jobs.guards import CHANNEL
 
@@ -29,21 +29,27 @@ class OwedCopy:
     seconds_left: float = field(default=0.0, compare=False)
 
 
-# When a link of which nobody knows has ended.
+# When a link of which nobody knows has ended. A link that lasts for years is not tried for years.
 _TAKEN_TO_END = f"expires_at + make_interval(secs => {TRIED_SECONDS - LINK_SECONDS})"
+_ENDS = f"""least(
+    coalesce(source_expires_at, {_TAKEN_TO_END}),
+    (SELECT completed_at FROM outcomes WHERE outcomes.job_id = taken.job_id)
+        + make_interval(secs => {LONGEST_TRIED_SECONDS})
+)"""
 
-# Files that were never tried come before those whose host does not answer, and then those whose links end first.
+# Files that were never tried come before those whose host failed once, and these before those whose host stays away;
+# then those whose links end first.
 _TAKE = f"""
 WITH taken AS (
     UPDATE copies SET tries = least(tries + 1, 32767), due_at = now() + make_interval(secs => $2)
     WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM copies WHERE due_at <= now()
-        ORDER BY (tries > 0), expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
+        ORDER BY least(tries, 5), expires_at LIMIT $1 FOR UPDATE SKIP LOCKED
     ))
     RETURNING copies.*
 )
 SELECT taken.job_id, taken.kind, taken.index, source_url, taken.tries, content_type, file_name, input,
-       extract(epoch FROM coalesce(source_expires_at, {_TAKEN_TO_END}) - now())::float8 AS seconds_left
+       extract(epoch FROM {_ENDS} - now())::float8 AS seconds_left
 FROM taken CROSS JOIN LATERAL (
     -- Each looked up by its key, also by a plan that was made before there were artifacts.
     SELECT source_url, source_expires_at, content_type, file_name FROM artifacts
@@ -231,13 +237,17 @@ async def tenant_of(db: Database, job_id: UUID) -> UUID | None:
     return row["tenant_id"] if row else None
 
 
-# Locked before anything else of it, also where it is there, as by who deletes it: hence an update that changes nothing.
+# Locked before anything else of it, also where it is there, as by who deletes it: hence an update that changes nothing,
+# unless nobody could look at it before.
 # The mark is what keeps it for a while, and ends it if nothing refers to it by then.
 _ANNOUNCE = """
 WITH blob AS (
     INSERT INTO blobs (sha256, size, content_type, width, height)
     VALUES ($1, $2::int8, $3::text, $4::int4, $5::int4)
-    ON CONFLICT (sha256) DO UPDATE SET size = blobs.size
+    ON CONFLICT (sha256) DO UPDATE SET
+        content_type = CASE blobs.content_type WHEN 'application/octet-stream' THEN excluded.content_type
+                                               ELSE blobs.content_type END,
+        width = coalesce(blobs.width, excluded.width), height = coalesce(blobs.height, excluded.height)
     RETURNING sha256, deleting
 ), mark AS (
     INSERT INTO unreferenced_blobs (sha256) SELECT sha256 FROM blob WHERE NOT deleting

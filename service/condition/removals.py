@@ -8,9 +8,9 @@ from service.condition.findings import LOOKED_THROUGH, MOST_COUNTED, Finding, Se
 _POSTPONED = f"""
 WITH looked AS (
     SELECT job_id, since, tried_at, error FROM postponed_removals
-    WHERE $1::uuid IS NULL OR tenant_id = $1 LIMIT {LOOKED_THROUGH}
+    WHERE ($1::uuid IS NULL OR tenant_id = $1) AND error IS NOT NULL LIMIT {LOOKED_THROUGH}
 ), failed AS (
-    SELECT * FROM looked WHERE error IS NOT NULL AND tried_at > since
+    SELECT * FROM looked WHERE tried_at > since
 )
 SELECT count(DISTINCT job_id) AS jobs, min(since) AS since, (SELECT count(*) FROM looked) AS looked,
        (SELECT error FROM failed ORDER BY tried_at DESC LIMIT 1) AS error

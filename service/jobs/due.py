@@ -294,6 +294,7 @@ async def anything_due(db: Database) -> Row:
 _FORGET = """
 DELETE FROM idempotency_keys WHERE ctid = ANY (ARRAY(
     SELECT ctid FROM idempotency_keys WHERE created_at < now() - make_interval(secs => $1) LIMIT $2
+    FOR UPDATE SKIP LOCKED
 ))
 """
 FORGET_AT_A_TIME = 10_000

@@ -169,11 +169,10 @@ class Routes:
 
     async def _refresh(self, db: Database) -> None:
         """Read once for all who ask meanwhile."""
-        if monotonic() - self._read_at < FRESH_SECONDS:
-            return
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read(db))
-        await asyncio.shield(self._reading)
+        while monotonic() - self._read_at >= FRESH_SECONDS:
+            if self._reading is None or self._reading.done():
+                self._reading = asyncio.create_task(self._read(db))
+            await asyncio.shield(self._reading)
 
     async def _read(self, db: Database) -> None:
         rules, paused, workers = await asyncio.gather(

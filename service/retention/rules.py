@@ -175,7 +175,9 @@ async def next_batch(db: Database, of: Rule, at_most: int = AT_A_TIME) -> Batch 
 _GO_ON = """
 WITH kept AS MATERIALIZED (
     SELECT job_id FROM unnest($7::uuid[]) AS given (job_id)
+    -- Another worker may have deleted them meanwhile.
     WHERE NOT EXISTS (SELECT FROM holds WHERE holds.job_id = given.job_id)
+      AND EXISTS (SELECT FROM jobs WHERE jobs.id = given.job_id)
 ), done AS (
     DELETE FROM postponed_removals AS postponed
     WHERE postponed.tenant_id = $1 AND postponed.model = $2 AND postponed.part = $3

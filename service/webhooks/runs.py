@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.artifacts import inputs
-from service.artifacts.decoders import PictureRefused
+from service.artifacts.decoders import PictureRefused, Starved
 from service.artifacts.filing import file
 from service.artifacts.links import FileLinks
 from service.artifacts.pictures import OCTETS, Picture, measure_in_child
@@ -23,7 +23,7 @@ from service.artifacts.storage import TooLarge
 from service.bodies import read_body
 from service.catalog.text import storable
 from service.context import Context
-from service.errors import BadRequest, BodyTooLarge, SignatureRejected
+from service.errors import BadRequest, BodyTooLarge, SignatureRejected, Unavailable
 from service.gpu.calls import Beat, Hello, Start
 from service.gpu.queues import request_id_of
 from service.jobs import runs
@@ -98,6 +98,8 @@ async def keep_file(request: Request) -> Response:
             await context.gpu_keys.verify(signed, spooled.sha256)
             try:
                 picture, _ = await measure_in_child(spooled.path, mask=False)
+            except Starved as error:
+                raise Unavailable("The file could not be looked at in time; send it again.") from error
             except PictureRefused:
                 picture = Picture(OCTETS, None, None)  # It is stored all the same; its copy has a remark.
             produced = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)

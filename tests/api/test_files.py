@@ -10,7 +10,7 @@ import pytest
 from obstore.store import S3Store
 
 from service.api import files
-from service.artifacts import decoders, pictures, uploads
+from service.artifacts import decoders, uploads
 from service.artifacts.storage import Storage
 from service.context import Context
 from service.db import Database
@@ -45,7 +45,6 @@ async def test_an_upload_that_the_machine_had_no_time_to_look_at_can_be_sent_aga
     client: httpx.AsyncClient, db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoders, "WALL_SECONDS", 0.0)
-    monkeypatch.setattr(pictures, "PAUSES", (0.0,))
     is_problem(await upload(client), 503)
     assert await making.count(db, "blobs") == 0
 

@@ -218,12 +218,14 @@ def child_with(measure: str, folder: Path) -> str:
     return str(child)
 
 
+PAUSES = (0.0, 0.0)
+
+
 async def misbehaving(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, body: str) -> str:
     """Why a picture is refused that makes its decoder do that."""
     monkeypatch.setattr(pictures, "MEASURING", child_with(body, tmp_path))
-    monkeypatch.setattr(pictures, "PAUSES", (0.0, 0.0))
     with pytest.raises(PictureRefused) as caught:
-        await measure_in_child(tmp_path, mask=False)
+        await measure_in_child(tmp_path, mask=False, pauses=PAUSES)
     return str(caught.value)
 
 
@@ -248,10 +250,9 @@ async def test_a_picture_whose_decoder_was_killed_is_looked_at_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As when the machine ran out of memory: the picture is as good as before."""
-    monkeypatch.setattr(pictures, "PAUSES", (0.0, 0.0))
     body = f"{COUNTED}; looks.stat().st_size < 3 and {KILLED}; return Picture('image/png', 4, 3)"
     monkeypatch.setattr(pictures, "MEASURING", child_with(body, tmp_path))
-    assert await measure_in_child(tmp_path, mask=False) == (Picture("image/png", 4, 3), None)
+    assert await measure_in_child(tmp_path, mask=False, pauses=PAUSES) == (Picture("image/png", 4, 3), None)
     assert looks(tmp_path) == 3
 
 
@@ -259,7 +260,7 @@ async def test_a_picture_whose_decoder_is_killed_each_time_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "killed" in await misbehaving(monkeypatch, tmp_path, f"{COUNTED}; {KILLED}")
-    assert looks(tmp_path) == 1 + len(pictures.PAUSES)
+    assert looks(tmp_path) == 1 + len(PAUSES)
 
 
 async def test_a_child_inherits_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

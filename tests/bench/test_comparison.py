@@ -13,7 +13,7 @@ from bench.stacks import FLOOR, NAMES, OURS
 from bench.stand_in import CHECKOUT
 
 SMALLEST = ("--jobs=20", "--clients=4", "--warm-up=10", "--rate=20", "--seconds=0.5", "--idle=0.5")
-SMALLEST_TURN = (*SMALLEST, "--alone=3", "--webhooks=20", "--rounds=1")
+SMALLEST_TURN = (*SMALLEST, "--alone=3", "--webhooks=20", "--rounds=1", "--settle=0.5")
 # The others' packages are fetched from PyPI.
 STACKS = NAMES if os.environ.get("ROUNDTRIP_TEST_ALL") else (OURS, FLOOR)
 
@@ -41,6 +41,7 @@ def test_every_stack_does_the_work_and_is_measured(folder: Path):
     assert rates is not None
     assert all(float(rate.replace(",", "")) > 0 for rate in rates[1].split(" | "))
     assert "webhook's answer, p99 ms" in done.stdout
+    assert "PostgreSQL transactions a job, open loop" in done.stdout
     assert "were heard of" not in done.stderr
     # uv leaves the file that it locks.
     assert [each.name for each in folder.iterdir() if not each.name.startswith("uv-")] == []

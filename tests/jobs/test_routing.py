@@ -113,7 +113,7 @@ async def test_what_was_being_read_when_somebody_knows_better_is_not_believed(db
     routes.forget()
     await routing.set_rule(db, "ours", making.MODEL, "gpu", alone=True, spill_seconds=None)
     assert (await routes.route(db, tenant, making.MODEL)).provider == "gpu"
-    await asked
+    assert (await asked).provider == "gpu"
     assert (await routes.route(db, tenant, making.MODEL)).provider == "gpu"
 
 

@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 from service.bulk import acting, asking, records
 from service.bulk.acting import Actor
 from service.bulk.lifecycle import BulkOutcome, BulkVerb
+from service.bulk.records import Action
 from service.cli import main
 from service.context import Context
 from service.db import Database
@@ -389,14 +390,19 @@ async def test_an_abort_begins_nothing_more(
     assert (await client.post(f"{ACTIONS}/{begun['id']}/abort")).status_code == 200
 
 
+async def taken_and_planned(context: Context) -> Action:
+    action = await records.take(context.db, 0.0)
+    assert action is not None
+    await acting.plan(context, action)
+    return action
+
+
 async def test_a_worker_that_died_after_it_did_a_batch_is_followed_by_one_that_knows(
     client: httpx.AsyncClient, context: Context, tenant: UUID
 ) -> None:
     failed = await fail_many(context.db, tenant, 5)
     begun = await begin(client)
-    action = await records.take(context.db, 0.0)
-    assert action is not None
-    await acting.plan(context, action)
+    action = await taken_and_planned(context)
     await acting.do(context, action, await records.planned(context.db, action.id, 100))
     # Here it dies: nothing of it is recorded. Its lease is over.
     await carry_out(context)
@@ -409,9 +415,7 @@ async def test_what_came_of_a_batch_may_be_recorded_by_several_at_once_in_any_or
 ) -> None:
     await fail_many(context.db, tenant, 60)
     begun = await begin(client)
-    action = await records.take(context.db, 0.0)
-    assert action is not None
-    await acting.plan(context, action)
+    action = await taken_and_planned(context)
     came = await acting.do(context, action, await records.planned(context.db, action.id, 100))
     for _ in range(10):
         await context.db.execute("UPDATE bulk_results SET outcome = 'planned', reason = NULL, new_job_id = NULL")
@@ -424,9 +428,7 @@ async def test_retries_that_are_carried_out_late_are_found_by_their_time(
 ) -> None:
     failed = await fail_many(context.db, tenant, 4)
     begun = await begin(client)
-    action = await records.take(context.db, 0.0)
-    assert action is not None
-    await acting.plan(context, action)
+    action = await taken_and_planned(context)
     batch = await records.planned(context.db, action.id, 100)
     # One of them was carried out before the worker died, and then five minutes went by.
     for each in batch:
@@ -452,9 +454,7 @@ async def test_two_that_carry_out_an_old_batch_at_once_know_whose_its_retries_ar
     monkeypatch.setattr(acting, "OLD_SECONDS", 0.0)
     failed = await fail_many(context.db, tenant, 5)
     begun = await begin(client)
-    action = await records.take(context.db, 0.0)
-    assert action is not None
-    await acting.plan(context, action)
+    action = await taken_and_planned(context)
     batch = await records.planned(context.db, action.id, 100)
     answers = await asyncio.gather(*(acting.do(context, action, batch) for _ in range(4)))
     assert {came.outcome for answer in answers for came in answer} == {BulkOutcome.DONE}
@@ -488,7 +488,7 @@ WORKER = """
 import asyncio
 from service.bulk import acting
 from service.bulk.acting import Actor
-from service.bulk.lifecycle import BulkOutcome, BulkVerb
+from service.bulk.lifecycle import BulkVerb
 from service.context import open_context
 from service.settings import load_settings
 
@@ -562,9 +562,7 @@ async def test_one_job_that_cannot_be_done_spoils_nothing(
 ) -> None:
     failed = await fail_many(context.db, tenant, 3)
     begun = await begin(client)
-    action = await records.take(context.db, 0.0)
-    assert action is not None
-    await acting.plan(context, action)
+    await taken_and_planned(context)
     # An ID that is taken already, as no new one ever is.
     await context.db.execute("UPDATE bulk_results SET new_job_id = job_id WHERE job_id = $1", failed[1])
     await carry_out(context)

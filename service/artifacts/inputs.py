@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from obstore.exceptions import BaseError
 
-from service.artifacts.filing import file
+from service.artifacts.filing import file, storing
 from service.artifacts.links import FileLinks
 from service.artifacts.records import Measured
 from service.artifacts.serving import OCTETS, type_of_bytes
@@ -68,10 +68,8 @@ async def _keep(db: Database, storage: Storage, found: Sequence[DataURI]) -> dic
             return await file(db, storage, spooled, measured)
 
     ordered = list(uris)
-    try:
+    with storing():
         stored = await asyncio.gather(*map(put, ordered))
-    except (OSError, BaseError) as error:
-        raise Unavailable("The files of the input cannot be stored.") from error
     return {uri: f'"\\u0000{each.sha256} {uri.head}"' for uri, each in zip(ordered, stored, strict=True)}
 
 

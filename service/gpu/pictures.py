@@ -10,7 +10,7 @@ import httpx
 from PIL import Image
 
 from service.artifacts import downloads
-from service.artifacts.decoders import PictureRefused
+from service.artifacts.decoders import PictureRefused, Starved
 from service.artifacts.downloads import DownloadFailed
 from service.gpu.decoding import decoded, open_decoder
 from service.gpu.runtimes.base import InputRefused, RuntimeFailure
@@ -66,6 +66,8 @@ class Pictures:
             try:
                 async with self._decoders:
                     picture = await decoded(self._decoder, source, Path(name) / "raw")
+            except Starved as error:
+                raise RuntimeFailure(f"a picture was not looked at: {error}") from error
             except PictureRefused as error:
                 raise InputRefused(field, f"The picture cannot be used: {error}", "image_load_error") from error
         pixels.seen += picture.width * picture.height

@@ -163,14 +163,14 @@ async def test_no_more_than_eight_are_under_way_at_one_receiver(calling: Context
 async def test_slow_receivers_are_served_beside_the_others(
     db: Database, tenant: UUID, deliverer: Deliverer, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.callbacks.posting.SLOW_SECONDS", 0.05)
+    monkeypatch.setattr("service.callbacks.posting.SLOW_SECONDS", 1.0)
     let_go = asyncio.Event()
 
     async def hang(_: Call) -> Reply:
         await let_go.wait()
         return Reply()
 
-    async with receiving(handler=slowly(0.1)) as slow:
+    async with receiving(handler=slowly(1.1)) as slow:
         await told.ended(db, tenant, slow.address)
         await told.drain(deliverer)
         row = await breaker(db)

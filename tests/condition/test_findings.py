@@ -308,14 +308,21 @@ async def test_a_refused_webhook_is_counted_by_its_cause_and_believed_by_nobody(
 ) -> None:
     claim = await making.submitted(context.db, tenant)
     path = (await context.sealer()).path(claim.job_id, claim.attempt, claim.model)
-    for _ in range(3):
-        assert (await poster.http.post(path, content=b"{}")).status_code == 401
 
-    async def counted() -> bool:
-        rows = await context.db.fetch("SELECT reason, times FROM refused_webhooks")
-        return sum(row["times"] for row in rows if row["reason"] == "headers") == 3
+    async def refused(times: int) -> None:
+        for _ in range(times):
+            assert (await poster.http.post(path, content=b"{}")).status_code == 401
 
-    await making.until(counted)
+        async def counted() -> bool:
+            rows = await context.db.fetch("SELECT times FROM refused_webhooks WHERE reason = 'headers'")
+            return sum(row["times"] for row in rows) >= times
+
+        await making.until(counted)
+
+    # With the first of them comes what the API's process had counted in other tests.
+    await refused(1)
+    await context.db.execute("DELETE FROM refused_webhooks")
+    await refused(3)
     assert await making.count(context.db, "refused_webhooks") <= 2
     await at_work(context.db, *ALIVE)
     finding = (await found_of(context.db))["refused_webhooks"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from service.jobs import operations, store
 from service.jobs.facts import Claim
 from service.providers.signatures import read_headers
 from tests import making
+from tests.api.asking import is_problem
 from tests.webhooks.posting import Poster, envelope, now
 
 WORKER = "here-1"
@@ -212,6 +214,15 @@ async def test_a_file_is_believed_by_its_signature_alone(target: Target) -> None
     kept = await target.poster.send(path, body, target.headers(body))
     assert kept.status_code == 200
     assert (await target.poster.http.get(kept.json()["url"])).content == body
+
+
+async def test_a_file_that_the_store_does_not_take_is_to_be_sent_again(target: Target) -> None:
+    path = f"{target.runs}/files/a.png"
+    stored = Path(target.context.settings.artifacts_location.removeprefix("file://"))
+    (stored / "spool").rename(stored / "away")
+    is_problem(await target.poster.send(path, b"x", target.headers(b"x")), 503)
+    (stored / "away").rename(stored / "spool")
+    assert (await target.poster.send(path, b"x", target.headers(b"x"))).status_code == 200
 
 
 async def test_what_a_worker_cannot_run_goes_where_else_it_may(target: Target, tenant: UUID) -> None:

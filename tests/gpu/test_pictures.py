@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pytest
 from PIL import Image
 
+from service.artifacts import decoders
 from service.gpu import pictures
 from service.gpu.pictures import Pictures
 from service.gpu.runtimes.base import InputRefused, RuntimeFailure
@@ -95,6 +96,16 @@ async def test_what_one_picture_breaks_is_whole_for_the_next() -> None:
             with pytest.raises(InputRefused, match="cannot be used"):
                 await loader.of({"image_url": "data:image/png;base64,AAAA"})
             assert len(await loader.of({"image_url": picture()})) == 1
+
+
+async def test_a_machine_that_is_short_of_time_is_no_fault_of_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with loading("http://127.0.0.1:9") as loader:
+        with monkeypatch.context() as starving:
+            starving.setattr(decoders, "WALL_SECONDS", 0.0)
+            with pytest.raises(RuntimeFailure) as raised:
+                await loader.of({"image_url": picture()})
+        assert not isinstance(raised.value, InputRefused)
+        assert len(await loader.of({"image_url": picture()})) == 1
 
 
 async def test_more_pictures_than_anybody_looks_at_are_not_even_fetched() -> None:

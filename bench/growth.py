@@ -159,6 +159,8 @@ def _rows(yardstick: Yardstick, options: argparse.Namespace) -> list[Row]:
             _check(run, options.jobs)
             # Else it is the counting of these jobs that is waited for.
             await calm(stack)
+            if await ask_record(stack.database_url, "SELECT count(*) FROM uncounted"):
+                tell(f"{name}: not all jobs are counted yet, so removing whole jobs waits for those who count them")
             removed = [
                 await removed_a_second(stack.database_url, tenant, options.jobs)
                 for tenant in (TENANT, *([plausible.TENANTS[0][0]] if finished else []))

@@ -34,6 +34,10 @@ class Counting(Database):
         self.statements += 1
         return await super().fetchrow(sql, *values)
 
+    async def fetchrow_holding(self, hold: str, sql: str, *values: Any) -> Row | None:
+        self.statements += 2
+        return await super().fetchrow_holding(hold, sql, *values)
+
     async def fetch_in_turn(self, turn: int, sql: str, *values: Any) -> list[Row]:
         self.statements += 1
         return await super().fetch_in_turn(turn, sql, *values)

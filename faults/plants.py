@@ -120,10 +120,10 @@ def half_copies() -> None:
 
     whole = filing.file
 
-    async def half(db: Any, storage: "Storage", spooled: "Spooled", measured: "Measured") -> "Stored":
-        with spooled.path.open("r+b") as opened:
-            opened.truncate(spooled.size // 2)
-        return await whole(db, storage, spooled, measured)
+    async def half(db: Any, storage: "Storage", received: "Spooled", measured: "Measured") -> "Stored":
+        with received.path.open("r+b") as opened:
+            opened.truncate(received.size // 2)
+        return await whole(db, storage, received, measured)
 
     copying.file = half  # type: ignore[attr-defined]  # A name that it imports is what is spoilt.
 

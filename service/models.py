@@ -587,7 +587,7 @@ artifacts = Table(
 )
 
 # Files whose copy is still owed; a row goes when the copy is stored or given up. `expires_at` is when the link ends, or
-# is taken to end.
+# is taken to end, but no more than a week after the copy came to be owed.
 copies = Table(
     "copies",
     metadata,

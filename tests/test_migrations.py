@@ -20,6 +20,7 @@ from service.migrate import configuration, head, upgrade
 from service.models import metadata
 from service.stats.counting import count_all
 from service.stats.measures import ALL_TENANTS
+from tests import making
 from tests.making import make_tenant
 from tests.servers import Addresses, own_database
 from tests.stats import drawn
@@ -228,6 +229,37 @@ async def test_copies_that_are_owed_keep_the_end_of_their_link(empty: str) -> No
     assert {(index, end) for index, end, _ in ends if index == 0} == {(0, known)}
     assert {(index, after) for index, _, after in ends if index == 1} == {(1, timedelta(hours=1))}
 
+
+async def test_reports_are_kept_and_inputs_read_while_an_index_of_reports_is_built(empty: str) -> None:
+    there_and_back = in_a_process("import sys; upgrade(sys.argv[1]); downgrade(sys.argv[1], '0016')", empty)
+    assert there_and_back.wait() == 0, there_and_back.communicate()
+    building = "SELECT FROM pg_stat_activity WHERE query LIKE 'CREATE INDEX CONCURRENTLY%' AND wait_event_type = 'Lock'"
+    async with one_connection(empty) as writer, one_connection(empty) as other:
+        async with writer.transaction():
+            await writer.execute(REPORT, UUID(int=1))  # What the index has to wait for.
+            upgrading = in_a_process("import sys; upgrade(sys.argv[1])", empty)
+
+            async def waits() -> bool:
+                return bool(await other.fetch(building))
+
+            await making.until(waits)
+            await other.execute("SET lock_timeout = '1s'")
+            await other.execute(REPORT, UUID(int=2))
+            await other.execute("SELECT FROM inputs")
+        assert upgrading.wait() == 0, upgrading.communicate()
+    [indexed, reports] = await facts(
+        empty,
+        "SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_reports_unknown'::regclass",
+        "SELECT job_id FROM reports",
+    )
+    assert indexed == {(True,)}
+    assert reports == {(UUID(int=1),), (UUID(int=2),)}
+
+
+REPORT = """
+INSERT INTO reports (job_id, attempt, source, received_at, http_status, headers, body, verdict)
+VALUES ($1, 1, 'webhook', now(), 200, '{}', '', 'unknown')
+"""
 
 JOB_OF_0015 = """
 WITH job AS (

@@ -16,7 +16,9 @@ def upgrade() -> None:
     op.execute("LOCK TABLE copies IN ACCESS EXCLUSIVE MODE")
     op.execute("ALTER TABLE copies ADD COLUMN expires_at timestamptz")
     op.execute("""
-        UPDATE copies SET expires_at = coalesce(source_expires_at, completed_at + interval '1 hour')
+        UPDATE copies
+        SET expires_at = least(coalesce(source_expires_at, completed_at + interval '1 hour'),
+                               completed_at + interval '7 days')
         FROM artifacts JOIN outcomes USING (job_id)
         WHERE artifacts.job_id = copies.job_id AND artifacts.kind = copies.kind AND artifacts.index = copies.index
     """)

@@ -17,6 +17,10 @@ NOW = sa.text("now()")
 
 
 def upgrade() -> None:
+    # Reads all reports, while others are kept. What is left of a try that failed is no index.
+    with op.get_context().autocommit_block():
+        op.execute("DROP INDEX CONCURRENTLY IF EXISTS ix_reports_unknown")
+        op.execute("CREATE INDEX CONCURRENTLY ix_reports_unknown ON reports (received_at) WHERE verdict = 'unknown'")
     rule = ("tenant_id", "model", "part")
     op.create_table(
         "postponed_removals",
@@ -41,8 +45,6 @@ def upgrade() -> None:
     # The text as it came is known of new inputs only.
     op.add_column("inputs", sa.Column("sha256", sa.Text()))
     op.add_column("inputs", sa.Column("size", sa.BigInteger()))
-    # Last, since nobody keeps a report from here on.
-    op.create_index("ix_reports_unknown", "reports", ["received_at"], postgresql_where=sa.text("verdict = 'unknown'"))
 
 
 def downgrade() -> None:

@@ -94,7 +94,7 @@ async def copy(context: Context, owed: OwedCopy) -> None:
     except Exception as error:
         # Our own store or disk is at fault, which says nothing of the file: it is tried until it works.
         log.exception("a copy could not be stored", job_id=str(owed.job_id), index=owed.index)
-        words = f"it could not be stored ({type(error).__name__}); it is tried again"
+        words = f"it could not be stored ({type(error.__cause__ or error).__name__}); it is tried again"
         await _failed(context, owed, words, STORE_AGAIN_SECONDS, counts=False)
     else:
         context.progress.add("copied")

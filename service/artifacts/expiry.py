@@ -10,6 +10,11 @@ LINK_SECONDS = 3_600
 TRIED_SECONDS = 86_400
 # And no other for longer than this.
 LONGEST_TRIED_SECONDS = 7 * 86_400
+# Until when one is tried that is owed now, as SQL; the first where it is not known, to which the rest of a day comes.
+OWED_UNTIL = f"""least(
+    coalesce(source_expires_at, now() + make_interval(secs => {LINK_SECONDS})),
+    now() + make_interval(secs => {LONGEST_TRIED_SECONDS})
+)"""
 
 LONGEST_SECONDS = 10 * 365 * 86_400
 # Signed by time and duration: Amazon's signature version 4, and Google's.

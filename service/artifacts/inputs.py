@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from obstore.exceptions import BaseError
 
-from service.artifacts.filing import file, storing
+from service.artifacts.filing import file, spooled
 from service.artifacts.links import FileLinks
 from service.artifacts.records import Measured
 from service.artifacts.serving import OCTETS, type_of_bytes
@@ -63,13 +63,12 @@ async def _keep(db: Database, storage: Storage, found: Sequence[DataURI]) -> dic
     at_once = asyncio.Semaphore(WRITES_AT_ONCE)
 
     async def put(uri: DataURI) -> Stored:
-        async with at_once, storage.spool(_once(uri.data), len(uri.data)) as spooled:
-            measured = Measured(spooled.sha256, spooled.size, type_of_bytes(uri.data, OCTETS))
-            return await file(db, storage, spooled, measured)
+        async with at_once, spooled(storage, _once(uri.data), len(uri.data)) as received:
+            measured = Measured(received.sha256, received.size, type_of_bytes(uri.data, OCTETS))
+            return await file(db, storage, received, measured)
 
     ordered = list(uris)
-    with storing():
-        stored = await asyncio.gather(*map(put, ordered))
+    stored = await asyncio.gather(*map(put, ordered))
     return {uri: f'"\\u0000{each.sha256} {uri.head}"' for uri, each in zip(ordered, stored, strict=True)}
 
 

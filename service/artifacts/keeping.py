@@ -15,7 +15,7 @@ import structlog
 from service.artifacts import downloads, records, sources
 from service.artifacts.decoders import PictureRefused, Starved
 from service.artifacts.downloads import DownloadFailed
-from service.artifacts.filing import file
+from service.artifacts.filing import file, spooled
 from service.artifacts.links import FileLinks
 from service.artifacts.pictures import measure_in_child
 from service.artifacts.records import Measured
@@ -29,15 +29,21 @@ log = structlog.get_logger()
 LARGEST_PICTURE = 100 * 2**20
 FETCH_SECONDS = 30.0
 
-# Fetched at a time in one process, each with its place in the spool, and those that wait for that.
+# Fetched at a time in one process, each with its place in the spool, and those that wait for that, and how long.
 SLOTS = 8
 FETCHERS = asyncio.Semaphore(SLOTS)
 MOST_FETCHES = 64
+WAIT_SECONDS = 30.0
 
 # In line in a worker. What finds no place is kept when masks are first drawn on it.
 LONGEST_LINE = 1_000
 TRIES = 3
 PAUSE_SECONDS = 2.0
+
+
+class TooManyFetches(Unavailable):
+    message = "Too many pictures are being fetched; try again shortly."
+
 
 _fetching: dict[tuple[UUID, str], asyncio.Task[str]] = {}
 
@@ -92,7 +98,7 @@ async def _fetched(context: Context, job_id: UUID, url: str, came: Sequence[str]
     fetching = _fetching.get((job_id, url))
     if fetching is None:
         if len(_fetching) >= MOST_FETCHES:
-            raise Unavailable("Too many pictures are being fetched; try again shortly.")
+            raise TooManyFetches
         fetching = _fetching[job_id, url] = asyncio.create_task(_fetch_in_turn(context, job_id, url, came))
         fetching.add_done_callback(partial(_forget, (job_id, url)))
     return await asyncio.shield(fetching)
@@ -105,21 +111,28 @@ def _forget(asked: tuple[UUID, str], done: asyncio.Task[str]) -> None:
 
 
 async def _fetch_in_turn(context: Context, job_id: UUID, url: str, came: Sequence[str]) -> str:
-    async with FETCHERS:
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            await FETCHERS.acquire()
+    except TimeoutError:
+        raise TooManyFetches from None
+    try:
         # It may have been kept since it was looked for.
         return await records.kept_picture(context.db, job_id, came) or await _fetch(context, job_id, url)
+    finally:
+        FETCHERS.release()
 
 
 async def _fetch(context: Context, job_id: UUID, url: str) -> str:
     # A client named it, so not even what the operator trusts for outputs is trusted here.
     chunks = downloads.fetch(context.callbacks, url, LARGEST_PICTURE, FETCH_SECONDS)
     try:
-        async with context.storage.spool(chunks, LARGEST_PICTURE) as spooled:
-            picture, _ = await measure_in_child(spooled.path, mask=False)
+        async with spooled(context.storage, chunks, LARGEST_PICTURE) as received:
+            picture, _ = await measure_in_child(received.path, mask=False)
             if picture.width is None:
                 raise NotDrawable("What the job's input names is no picture that can be drawn on.")
-            kept = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
-            await file(context.db, context.storage, spooled, kept)
+            kept = Measured(received.sha256, received.size, picture.content_type, picture.width, picture.height)
+            await file(context.db, context.storage, received, kept)
     except DownloadFailed as error:
         words = f"The picture of the job's input cannot be had: {error.reason}."
         raise (Unavailable if error.retryable else NotFound)(words) from error
@@ -127,7 +140,5 @@ async def _fetch(context: Context, job_id: UUID, url: str) -> str:
         raise Unavailable("The picture of the job's input could not be looked at in time.") from error
     except (TooLarge, PictureRefused):
         raise NotDrawable("The picture of the job's input is too large to be drawn on.") from None
-    except OSError as error:
-        raise Unavailable("The picture of the job's input cannot be stored.") from error
     await records.record_input_picture(context.db, job_id, kept.sha256)
-    return spooled.sha256
+    return kept.sha256

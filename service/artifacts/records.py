@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from service.artifacts.expiry import LINK_SECONDS, LONGEST_TRIED_SECONDS, TRIED_SECONDS
+from service.artifacts.expiry import LINK_SECONDS, OWED_UNTIL, TRIED_SECONDS
 from service.db import Database
 from service.jobs.guards import CHANNEL
 
@@ -29,12 +29,11 @@ class OwedCopy:
     seconds_left: float = field(default=0.0, compare=False)
 
 
-# When a link of which nobody knows has ended. A link that lasts for years is not tried for years.
-_TAKEN_TO_END = f"expires_at + make_interval(secs => {TRIED_SECONDS - LINK_SECONDS})"
+# A link of which nobody knows when it ends is tried for longer than it is taken to last.
 _ENDS = f"""least(
-    coalesce(source_expires_at, {_TAKEN_TO_END}),
-    (SELECT completed_at FROM outcomes WHERE outcomes.job_id = taken.job_id)
-        + make_interval(secs => {LONGEST_TRIED_SECONDS})
+    source_expires_at,
+    expires_at + CASE WHEN source_expires_at IS NULL
+                      THEN make_interval(secs => {TRIED_SECONDS - LINK_SECONDS}) ELSE interval '0' END
 )"""
 
 # Files that were never tried come before those whose host failed once, and these before those whose host stays away;
@@ -191,8 +190,7 @@ _GIVEN_UP = "sha256 IS NULL AND copy_error IS NOT NULL AND removed_at IS NULL"
 _OWE_AGAIN = f"""
 WITH {_JOB_FIRST}, owed AS (
     INSERT INTO copies (job_id, kind, index, expires_at)
-    SELECT job_id, kind, index, coalesce(source_expires_at, now() + make_interval(secs => {LINK_SECONDS}))
-    FROM artifacts
+    SELECT job_id, kind, index, {OWED_UNTIL} FROM artifacts
     WHERE job_id = $1 AND {_GIVEN_UP} AND source_url ~* '^https?:' AND (source_expires_at > now()) IS NOT FALSE
       AND EXISTS (SELECT FROM job)
     ON CONFLICT DO NOTHING RETURNING job_id
@@ -210,7 +208,7 @@ LOSERS_AT_A_TIME = 500
 async def owe_again(db: Database, job_id: UUID) -> int:
     """Owe the copies of a job's files that were given up and whose links may still live. Returns how many.
 
-    A link of which nobody knows when it ends has the time of one of a job that ends now.
+    Their links have the time of those of a job that ends now.
     """
     row = await db.fetchrow(_OWE_AGAIN, job_id)
     return int(row["files"]) if row else 0

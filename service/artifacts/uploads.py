@@ -8,7 +8,7 @@ from uuid import UUID
 
 from service.artifacts import records, tickets
 from service.artifacts.decoders import PictureRefused, Starved
-from service.artifacts.filing import file, storing
+from service.artifacts.filing import file, spooled, storing
 from service.artifacts.pictures import measure_in_child
 from service.artifacts.records import Measured
 from service.artifacts.serving import clean_name
@@ -33,18 +33,17 @@ _RANDOM = re.compile(r"[A-Za-z0-9_-]{1,64}")
 async def keep(context: Context, chunks: AsyncIterator[bytes], limit: int) -> Measured:
     """Store a file, measured. Raises Unavailable."""
     try:
-        with storing():
-            async with context.storage.spool(chunks, limit) as spooled:
-                if spooled.size == 0:
-                    raise Invalid.at("body", msg="The file is empty.", kind="missing")
-                try:
-                    picture, _ = await measure_in_child(spooled.path, mask=False)
-                except Starved as error:
-                    raise Unavailable("The file could not be looked at in time; try again shortly.") from error
-                except PictureRefused as error:
-                    raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
-                kept = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
-                await file(context.db, context.storage, spooled, kept)
+        async with spooled(context.storage, chunks, limit) as received:
+            if received.size == 0:
+                raise Invalid.at("body", msg="The file is empty.", kind="missing")
+            try:
+                picture, _ = await measure_in_child(received.path, mask=False)
+            except Starved as error:
+                raise Unavailable("The file could not be looked at in time; try again shortly.") from error
+            except PictureRefused as error:
+                raise Invalid.at("body", msg=str(error), kind="image_too_large") from None
+            kept = Measured(received.sha256, received.size, picture.content_type, picture.width, picture.height)
+            await file(context.db, context.storage, received, kept)
     except TooLarge:
         raise BodyTooLarge(f"A file may have at most {limit:,} bytes.") from None
     await records.record_upload(context.db, kept.sha256)
@@ -89,9 +88,9 @@ async def receive_part(context: Context, ticket: str, number: int, chunks: Async
     if not 1 <= number <= MOST_PARTS:
         raise Invalid.at("path", "part", msg=f"Must be 1 to {MOST_PARTS:,}.", kind="value_error")
     try:
-        with storing():
-            async with context.storage.spool(chunks, LARGEST_UPLOAD) as spooled:
-                await context.storage.keep_part(upload.id, number, spooled)
+        async with spooled(context.storage, chunks, LARGEST_UPLOAD) as received:
+            with storing():
+                await context.storage.keep_part(upload.id, number, received)
     except TooLarge:
         raise BodyTooLarge(f"A part may have at most {LARGEST_UPLOAD:,} bytes.") from None
     with storing():
@@ -102,7 +101,7 @@ async def receive_part(context: Context, ticket: str, number: int, chunks: Async
         if sum((await context.storage.sizes_of_parts(upload.id)).values()) > LARGEST_IN_PARTS:
             await context.storage.drop_parts(upload.id, [number])
             raise BodyTooLarge(f"All parts together may have at most {LARGEST_IN_PARTS:,} bytes.")
-    return spooled.sha256
+    return received.sha256
 
 
 async def join(context: Context, ticket: str, parts: Mapping[int, str]) -> Upload:

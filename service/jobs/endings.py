@@ -7,7 +7,7 @@ ended nothing is kept by `filing.py`.
 from collections.abc import Sequence
 from uuid import UUID
 
-from service.artifacts.expiry import LINK_SECONDS, expiry_of
+from service.artifacts.expiry import OWED_UNTIL, expiry_of
 from service.catalog.base import Lifted
 from service.catalog.text import storable
 from service.db import Database, Row
@@ -161,7 +161,7 @@ _FILES = f""", file AS (
     RETURNING job_id, kind, index, source_expires_at
 ), copy AS (
     INSERT INTO copies (job_id, kind, index, expires_at)
-    SELECT job_id, kind, index, coalesce(source_expires_at, now() + make_interval(secs => {LINK_SECONDS})) FROM file
+    SELECT job_id, kind, index, {OWED_UNTIL} FROM file
 )"""
 
 

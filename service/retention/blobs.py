@@ -5,7 +5,7 @@ a store may carry out a deletion long after it was asked to.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from time import monotonic
 from typing import NamedTuple
@@ -40,6 +40,24 @@ WHERE sha256 = ANY (ARRAY(
 RETURNING sha256, since
 """
 
+_REFERRED = """(
+    blobs.uploaded
+    OR EXISTS (SELECT FROM artifacts WHERE artifacts.sha256 = blobs.sha256)
+    OR EXISTS (SELECT FROM input_files WHERE input_files.sha256 = blobs.sha256)
+    OR EXISTS (SELECT FROM uploads WHERE uploads.sha256 = blobs.sha256)
+)"""
+# Who takes the last reference away writes the time of that into the mark. What is seen here was so before.
+_SPARE = f"""
+WITH spared AS MATERIALIZED (
+    SELECT mark.sha256 FROM unnest($1::text[], $2::timestamptz[]) AS taken (sha256, since)
+    JOIN unreferenced_blobs AS mark USING (sha256, since) JOIN blobs USING (sha256)
+    WHERE NOT blobs.deleting AND {_REFERRED}
+    FOR UPDATE OF mark SKIP LOCKED
+)
+DELETE FROM unreferenced_blobs USING spared WHERE unreferenced_blobs.sha256 = spared.sha256
+RETURNING spared.sha256
+"""
+
 
 async def take_unreferenced(
     db: Database, grace_seconds: float = GRACE_SECONDS, at_most: int = AT_A_TIME
@@ -49,19 +67,19 @@ async def take_unreferenced(
     return [Unreferenced(row["sha256"], row["since"]) for row in rows]
 
 
+async def spare(db: Database, taken: Sequence[Unreferenced]) -> list[Unreferenced]:
+    """Take the marks from those that something refers to, as most are that came with an input. Returns the others."""
+    rows = await db.fetch(_SPARE, [each.sha256 for each in taken], [each.since for each in taken])
+    spared = {row["sha256"] for row in rows}
+    return [each for each in taken if each.sha256 not in spared]
+
+
 # Before anything else of a blob, so that nobody who does so waits for another who does.
 _LOCK = "SELECT deleting FROM blobs WHERE sha256 = $1 FOR UPDATE"
 # Its time begins anew: others that were taken with it may have had most of that.
 _STILL = """
 UPDATE unreferenced_blobs SET since = now() - make_interval(secs => $3) WHERE sha256 = $1 AND since = $2
 RETURNING since
-"""
-_REFERRED = """
-SELECT blobs.uploaded
-    OR EXISTS (SELECT FROM artifacts WHERE artifacts.sha256 = $1)
-    OR EXISTS (SELECT FROM input_files WHERE input_files.sha256 = $1)
-    OR EXISTS (SELECT FROM uploads WHERE uploads.sha256 = $1) AS referred
-FROM blobs WHERE sha256 = $1
 """
 # Nobody else changes the row before the end of the transaction that has it.
 _FORGET = "DELETE FROM unreferenced_blobs WHERE sha256 = $1"
@@ -76,7 +94,7 @@ async def delete_unreferenced(db: Database, delete: Callable[[str], Awaitable[No
         still = await connection.fetchrow(_STILL, sha256, since, GRACE_SECONDS - AGAIN_SECONDS)
         if still is None:
             return False  # Somebody is about to refer to it.
-        found = await connection.fetchrow(_REFERRED, sha256)
+        found = await connection.fetchrow(f"SELECT {_REFERRED} AS referred FROM blobs WHERE sha256 = $1", sha256)
         if found is None or found["referred"]:
             await connection.execute(_FORGET, sha256)
             return False

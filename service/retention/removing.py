@@ -6,7 +6,7 @@ from uuid import UUID
 from service.callbacks.lifecycle import CallbackState
 from service.db import Database
 from service.jobs.lifecycle import AttemptState
-from service.jobs.store import MARKS
+from service.jobs.store import INPUT_FILE, MARKS
 from service.retention.parts import Keep, Part
 from service.stats.counting import TURN as COUNTING
 from service.stats.counting import count_jobs
@@ -17,6 +17,7 @@ TURN_SECONDS = 3.0
 # $1 the jobs, $2 whether the hash stays
 _DOOMED = """
 INSERT INTO unreferenced_blobs (sha256) SELECT DISTINCT sha256 FROM {referred} WHERE sha256 IS NOT NULL
+ORDER BY sha256
 ON CONFLICT (sha256) DO UPDATE SET since = excluded.since
 """
 
@@ -29,7 +30,7 @@ WITH gone AS (
 INSERT INTO removals (job_id, part, sha256, size)
 SELECT job_id, '{Part.INPUT}',
        -- Where files are kept apart and its hash is not known, there is none: what stands here was never sent.
-       CASE WHEN $2 AND sha256 IS NULL AND strpos(body, '\\u0000') = 0
+       CASE WHEN $2 AND sha256 IS NULL AND body !~ {INPUT_FILE}
             THEN encode(sha256(convert_to(body, 'UTF8')), 'hex') WHEN $2 THEN sha256 END,
        coalesce(size, octet_length(body))
 FROM gone ON CONFLICT DO NOTHING

@@ -8,7 +8,7 @@ import structlog
 
 from service.artifacts.storage import Storage
 from service.context import Context
-from service.db import Busy, Database
+from service.db import Busy, Database, DatabaseAway
 from service.pump import Pump
 from service.retention import blobs, rules
 from service.retention.rules import Batch, Rule
@@ -55,7 +55,7 @@ class Walk:
 
 
 class Files:
-    """Stored files that nothing refers to any more. One that fails is taken again after the others that are due."""
+    """Stored files that nothing refers to any more. One that cannot be deleted is taken again some minutes later."""
 
     def __init__(self, db: Database, storage: Storage) -> None:
         self._db = db
@@ -63,8 +63,13 @@ class Files:
 
     async def step(self) -> bool:
         taken = await blobs.take_unreferenced(self._db)
-        for each in taken:
-            await blobs.delete_unreferenced(self._db, self._storage.delete, each)
+        for each in await blobs.spare(self._db, taken):
+            try:
+                await blobs.delete_unreferenced(self._db, self._storage.delete, each)
+            except DatabaseAway:
+                raise
+            except Exception as error:  # Whatever it is, it keeps no other file.
+                log.warning("a file could not be deleted", sha256=each.sha256, error=repr(error))
         return bool(taken)
 
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from service.artifacts import inputs
 from service.artifacts.decoders import PictureRefused, Starved
-from service.artifacts.filing import file, storing
+from service.artifacts.filing import file, spooled
 from service.artifacts.links import FileLinks
 from service.artifacts.pictures import OCTETS, Picture, measure_in_child
 from service.artifacts.records import Measured
@@ -94,17 +94,16 @@ async def keep_file(request: Request) -> Response:
     await _address(request)
     signed = read_headers(request.headers.raw)
     try:
-        with storing():
-            async with context.storage.spool(request.stream(), LARGEST_FILE) as spooled:
-                await context.gpu_keys.verify(signed, spooled.sha256)
-                try:
-                    picture, _ = await measure_in_child(spooled.path, mask=False)
-                except Starved as error:
-                    raise Unavailable("The file could not be looked at in time; send it again.") from error
-                except PictureRefused:
-                    picture = Picture(OCTETS, None, None)  # It is stored all the same; its copy has a remark.
-                produced = Measured(spooled.sha256, spooled.size, picture.content_type, picture.width, picture.height)
-                await file(context.db, context.storage, spooled, produced)
+        async with spooled(context.storage, request.stream(), LARGEST_FILE) as received:
+            await context.gpu_keys.verify(signed, received.sha256)
+            try:
+                picture, _ = await measure_in_child(received.path, mask=False)
+            except Starved as error:
+                raise Unavailable("The file could not be looked at in time; send it again.") from error
+            except PictureRefused:
+                picture = Picture(OCTETS, None, None)  # It is stored all the same; its copy has a remark.
+            produced = Measured(received.sha256, received.size, picture.content_type, picture.width, picture.height)
+            await file(context.db, context.storage, received, produced)
     except TooLarge:
         raise BodyTooLarge(f"A file may have at most {LARGEST_FILE:,} bytes.") from None
     return _answer({"url": links.url(produced.sha256, clean_name(request.path_params["name"]))})

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 import httpx
+from obstore.store import S3Store
 
 from tests.journeys.running import free_port
 from tests.stand_in.server import eventually
@@ -42,6 +43,17 @@ class S3:
     def _listed(self, path: str) -> list[str]:
         answer = httpx.get(f"{self.url}/{path}", trust_env=False).raise_for_status()
         return [str(each.text) for each in ET.fromstring(answer.content).iter() if each.tag.endswith("}Key")]
+
+
+def bucket_away() -> S3Store:
+    """Where nothing listens."""
+    config = {"endpoint": f"http://127.0.0.1:{free_port()}", "access_key_id": "id", "secret_access_key": "secret"}
+    return S3Store(
+        "files",
+        config={**config, "region": "us-east-1"},  # type: ignore[typeddict-item]
+        client_options={"allow_http": True},
+        retry_config={"max_retries": 0},
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from uuid import UUID
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from service.artifacts import keeping
 from service.artifacts.copying import copy_due
 from service.artifacts.links import FileLinks
+from service.artifacts.storage import Storage
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.errors import Unavailable
@@ -20,6 +22,7 @@ from service.jobs import endings
 from service.network import AddressGuard, open_http
 from tests import making
 from tests.artifacts.canned import Canned, answer, answering
+from tests.artifacts.s3 import bucket_away
 from tests.provider import Call, Provider, Reply
 from tests.stand_in.pictures import photograph
 
@@ -49,6 +52,18 @@ async def kept(context: Context) -> list[UUID]:
 
 async def asked_for(elsewhere: Canned) -> list[str]:
     return sorted(request.split()[1] for request in elsewhere.requests)
+
+
+async def test_a_bucket_that_is_away_is_no_fault_of_the_picture(on_site: Context, tenant: UUID, tmp_path: Path) -> None:
+    async with answering(answer(PICTURE)) as elsewhere:
+        asked = {"image_url": f"{elsewhere.url}/picture.png"}
+        job_id = await ended(on_site, tenant, asked, elsewhere)
+        links, text = FileLinks(on_site.settings.public_url, b"secret"), json.dumps(asked)
+        with pytest.raises(Unavailable, match="cannot be stored"):
+            await keeping.picture_of(replace(on_site, storage=Storage(bucket_away(), tmp_path)), links, job_id, text)
+        assert await kept(on_site) == []
+        await keeping.picture_of(on_site, links, job_id, text)
+    assert await kept(on_site) == [job_id]
 
 
 async def test_it_is_fetched_once_when_the_masks_are_copied(on_site: Context, tenant: UUID) -> None:
@@ -175,6 +190,26 @@ async def test_pictures_are_fetched_a_few_at_a_time_and_not_too_many_wait(
     assert sum(isinstance(each, Unavailable) for each in found) == 5
     assert gate.most == keeping.SLOTS
     assert len(provider.calls) == len(await kept(on_site)) == 20
+
+
+async def test_nobody_waits_for_long_behind_hosts_that_are_slow(
+    on_site: Context, tenant: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeping, "WAIT_SECONDS", 0.1)
+    gate = Gate()
+    provider.result = gate.let_in
+    jobs = [(await making.ended(on_site.db, tenant)).job_id for _ in range(keeping.SLOTS + 1)]
+    slow = [asyncio.create_task(asking(on_site, job_id, f"{provider.url}/files/a")) for job_id in jobs[:-1]]
+
+    async def all_are_inside() -> bool:
+        return gate.inside == keeping.SLOTS
+
+    await making.until(all_are_inside)
+    with pytest.raises(keeping.TooManyFetches):
+        await asking(on_site, jobs[-1], f"{provider.url}/files/a")
+    gate.opened.set()
+    await asyncio.gather(*slow)
+    await asking(on_site, jobs[-1], f"{provider.url}/files/a")
 
 
 async def test_nothing_is_kept_of_an_input_that_was_removed_meanwhile(on_site: Context, tenant: UUID) -> None:

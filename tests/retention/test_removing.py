@@ -5,10 +5,13 @@ import hashlib
 import json
 from collections.abc import AsyncIterator
 from datetime import datetime
+from pathlib import Path
+from shutil import rmtree
 from uuid import UUID
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from service.artifacts import inputs, records
 from service.artifacts.filing import file
@@ -21,6 +24,7 @@ from service.jobs.facts import NewJob
 from service.models import metadata
 from service.retention import blobs, removing
 from service.retention.parts import REMOVABLE, Keep, Part
+from service.retention.sweeping import Remover
 from service.stats import counting
 from tests import making
 from tests.conftest import MakeClient
@@ -107,6 +111,16 @@ async def test_the_hash_of_an_input_is_that_of_what_was_sent(
     await removing.remove(context.db, [UUID(job_id) for job_id in jobs], Part.INPUT, keep)
     expected = hashlib.sha256(sent).hexdigest() if keep is Keep.HASH else None
     assert [await removed_input(client, job_id) for job_id in jobs] == [(expected, len(sent))] * 3
+
+
+async def test_an_input_that_only_looks_as_if_it_had_a_file_has_its_hash(
+    context: Context, tenant: UUID, client: httpx.AsyncClient
+) -> None:
+    sent = r'{"prompt": "C:\\u0000 and \u0001"}'
+    job_id = await making.queued(context.db, tenant, input=sent)
+    assert await endings.close(context.db, job_id, making.failed())
+    await removing.remove(context.db, [job_id], Part.INPUT, Keep.HASH)
+    assert await removed_input(client, str(job_id)) == (hashlib.sha256(sent.encode()).hexdigest(), len(sent))
 
 
 @pytest.mark.parametrize("keep", BOTH)
@@ -238,10 +252,58 @@ async def delete_all(context: Context, grace_seconds: float = -1.0) -> int:
     """As after the time of grace."""
     deleted = 0
     while taken := await blobs.take_unreferenced(context.db, grace_seconds):
-        for each in taken:
+        for each in await blobs.spare(context.db, taken):
             deleted += await blobs.delete_unreferenced(context.db, context.storage.delete, each)
         await context.db.execute("UPDATE unreferenced_blobs SET since = now() + interval '1 day'")
     return deleted
+
+
+async def marked(context: Context) -> set[str]:
+    return {row["sha256"] for row in await context.db.fetch("SELECT sha256 FROM unreferenced_blobs")}
+
+
+async def test_marks_of_files_that_something_refers_to_go_together(context: Context, tenant: UUID) -> None:
+    job_id = await ended(context, tenant)
+    [mask] = {row["sha256"] for row in await context.db.fetch("SELECT sha256 FROM artifacts")}
+    await removing.remove(context.db, [job_id], Part.FILES, Keep.NOTHING)
+    await context.db.execute("INSERT INTO unreferenced_blobs (sha256) SELECT sha256 FROM input_files")
+    taken = await blobs.take_unreferenced(context.db, -1.0)
+    assert len(taken) == 2
+    assert [each.sha256 for each in await blobs.spare(context.db, taken)] == [mask]
+    assert await marked(context) == {mask}
+
+
+async def test_a_mark_stays_where_the_reference_goes_meanwhile(context: Context, tenant: UUID) -> None:
+    first, second = await ended(context, tenant), await ended(context, tenant)
+    await removing.remove(context.db, [first], Part.FILES, Keep.NOTHING)
+    taken = await blobs.take_unreferenced(context.db, -1.0)
+    async with context.db.transaction() as connection:
+        # The remover is not done yet; the other still sees the reference.
+        await connection.execute(removing._FILES, [second], False)
+        assert await blobs.spare(context.db, taken) == taken
+    assert await blobs.spare(context.db, taken) == taken
+    assert await marked(context) == {taken[0].sha256}
+    await context.db.execute("UPDATE unreferenced_blobs SET since = now()")
+    assert await delete_all(context) == 1
+
+
+async def test_a_file_that_cannot_be_deleted_keeps_no_other(context: Context, tenant: UUID) -> None:
+    job_id = await ended(context, tenant)
+    await removing.remove(context.db, [job_id], Part.JOB, Keep.NOTHING)
+    first, second = sorted(await marked(context))
+    root = Path(context.settings.artifacts_location.removeprefix("file://"))
+    (root / first[:2] / first).unlink()
+    (root / first[:2] / first / "in the way").mkdir(parents=True)
+    old = "UPDATE unreferenced_blobs SET since = now() - interval '2 hours'"
+    await context.db.execute(old)
+    with capture_logs() as logged:
+        await Remover(context).pump.drain()
+    assert [(each["event"], each["sha256"]) for each in logged] == [("a file could not be deleted", first)]
+    assert (await context.storage.exists(second), await marked(context)) == (False, {first})
+    rmtree(root / first[:2] / first)
+    await context.db.execute(old)
+    await Remover(context).pump.drain()
+    assert (await marked(context), await making.count(context.db, "blobs")) == (set(), 0)
 
 
 async def test_bytes_go_with_the_last_that_refers_to_them(context: Context, tenant: UUID) -> None:

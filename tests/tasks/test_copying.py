@@ -293,6 +293,21 @@ async def test_what_was_given_up_is_owed_again_where_its_link_may_live(
     assert await records.owe_again(context.db, UUID(int=0)) == 0
 
 
+async def test_what_is_owed_again_has_its_time_however_old_its_job_is(context: Context, tenant: UUID) -> None:
+    year = 365 * 86_400
+    lost = await owing(context, tenant, "http://a.example/0", f"http://a.example/1{ending_in(year)}")
+    for owed_again in (False, True):
+        left = [each.seconds_left for each in await records.take_owed(context.db, 2, LEASE_SECONDS)]
+        assert [round(seconds / 3_600) for seconds in sorted(left)] == [24, 7 * 24]
+        if not owed_again:
+            await context.db.execute("DELETE FROM copies")
+            await context.db.execute("UPDATE artifacts SET copy_error = 'away; given up at try 4'")
+            await context.db.execute("ALTER TABLE outcomes DISABLE TRIGGER outcomes_are_final")
+            await context.db.execute("UPDATE outcomes SET completed_at = completed_at - interval '10 days'")
+            await context.db.execute("ALTER TABLE outcomes ENABLE TRIGGER outcomes_are_final")
+            assert await records.owe_again(context.db, lost) == 2
+
+
 async def test_what_was_given_up_of_jobs_that_ended_in_some_time_is_owed_again(
     context: Context, tenant: UUID, provider: Provider, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -87,6 +87,17 @@ async def test_what_alembic_does_not_compare_is_the_same_too(addresses: Addresse
         assert migrated == made
 
 
+async def test_no_table_of_a_new_installation_is_taken_to_stay_empty(empty: str) -> None:
+    """A session keeps its plans, and one for a table of which it is known that it is empty walks the whole table."""
+    assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
+    [known] = await facts(
+        empty,
+        "SELECT relname FROM pg_class"
+        " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND reltuples >= 0",
+    )
+    assert known == set()
+
+
 def test_there_is_one_way_to_one_head() -> None:
     script = ScriptDirectory.from_config(configuration())
     assert script.get_heads() == [head()]

@@ -4,6 +4,7 @@ Revision ID: 0015
 Revises: 0014
 """
 
+import sqlalchemy as sa
 from alembic import op
 
 revision = "0015"
@@ -21,9 +22,12 @@ def upgrade() -> None:
     op.create_primary_key("pk_inputs", "inputs", ["job_id"])
     op.create_foreign_key("fk_inputs_job_id", "inputs", "jobs", ["job_id"], ["id"], ondelete="CASCADE")
     op.execute("ALTER TABLE jobs DROP COLUMN input")
-    # That only hides it; what is removed by a rule of retention is to be gone from the disk.
-    op.execute("CLUSTER jobs USING pk_jobs")
-    op.execute("ALTER TABLE jobs SET WITHOUT CLUSTER")
+    # Of a table that was written anew while it was empty, PostgreSQL believes that it stays so: sessions would look for
+    # each job that a row refers to by walking all of them, until the table is analyzed.
+    if op.get_bind().scalar(sa.text("SELECT EXISTS (SELECT FROM jobs)")):
+        # That only hides it; what is removed by a rule of retention is to be gone from the disk.
+        op.execute("CLUSTER jobs USING pk_jobs")
+        op.execute("ALTER TABLE jobs SET WITHOUT CLUSTER")
 
 
 def downgrade() -> None:

@@ -30,6 +30,15 @@ def with_database(data: Path | None, work: Callable[["Database"], Awaitable[Resu
         return asyncio.run(run(url))
 
 
+def note_unknown(data: Path | None, model: str) -> None:
+    """Say so where no model of this ID is known: it may be a slip, or a model that there was."""
+    from service.catalog import Catalog
+
+    known = [each.id for each in Catalog(settings_of(data).models).models]
+    if model not in known:
+        click.echo(f"Note: no model {model} is known here, only {', '.join(known)} and ROUNDTRIP_MODELS.", err=True)
+
+
 @click.group()
 def tenants() -> None:
     """Tenants, and what they want done otherwise."""

@@ -1,7 +1,7 @@
 """What every door needs of a request: who asks, what they sent, for how long they wait, and how to answer."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from time import monotonic
 from typing import Any, TypeVar
@@ -141,10 +141,22 @@ def fit(shape: type[Shape], value: Any, *loc: str | int) -> Shape:
         raise Invalid([{**problem, "loc": [*loc, *problem["loc"]]} for problem in problems[:20]]) from None
 
 
-def answer(value: Any, status: int = 200, *, request_id: UUID | str | None = None) -> Response:
-    headers = {"x-fal-request-id": str(request_id)} if request_id else None
+def answer(
+    value: Any, status: int = 200, *, request_id: UUID | str | None = None, error_type: str | None = None
+) -> Response:
+    """`error_type` is whatever a model called its failure."""
+    headers = {"x-fal-request-id": str(request_id)} if request_id else {}
+    if error_type and error_type.isascii() and error_type.isprintable():
+        headers["x-fal-error-type"] = error_type
     content = value if isinstance(value, bytes) else encode(value)
     return Response(content, status, headers, JSON)
+
+
+def headers_only(headers: Mapping[str, str]) -> Response:
+    """Of an answer that is made when it is sent, so that nobody knows how long it is."""
+    response = Response(headers=headers)
+    del response.headers["content-length"]
+    return response
 
 
 def stream_headers(request_id: UUID | str) -> dict[str, str]:
@@ -155,5 +167,5 @@ def stream_headers(request_id: UUID | str) -> dict[str, str]:
 def event_stream(request: Request, events: AsyncGenerator[bytes], request_id: UUID | str) -> Response:
     headers = stream_headers(request_id)
     if request.method == "HEAD":
-        return Response(headers=headers, media_type="text/event-stream")
+        return headers_only({**headers, "content-type": "text/event-stream"})
     return StreamingResponse(events, headers=headers, media_type="text/event-stream")

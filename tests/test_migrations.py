@@ -92,8 +92,7 @@ async def test_no_table_of_a_new_installation_is_taken_to_stay_empty(empty: str)
     assert in_a_process("import sys; upgrade(sys.argv[1])", empty).wait() == 0
     [known] = await facts(
         empty,
-        "SELECT relname FROM pg_class"
-        " WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND reltuples >= 0",
+        "SELECT relname FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace AND reltuples >= 0",
     )
     assert known == set()
 

@@ -17,7 +17,7 @@ from service.jobs import lists
 from service.jobs.filters import read_filter
 from service.jsontext import encode
 from service.keys import Caller
-from service.requests import authenticate, still_allowed
+from service.requests import authenticate, headers_only, still_allowed
 
 TYPES = {
     "ndjson": "application/x-ndjson",
@@ -45,7 +45,7 @@ async def export_jobs(request: Request) -> Response:
     first = await anext(chunks)
     if request.method == "HEAD":
         await chunks.aclose()
-        return Response(headers=headers, media_type=TYPES[kinds[0]])
+        return headers_only({**headers, "content-type": TYPES[kinds[0]]})
     return StreamingResponse(_beginning_with(first, chunks), headers=headers, media_type=TYPES[kinds[0]])
 
 

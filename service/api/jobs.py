@@ -75,7 +75,8 @@ async def result_of(request: Request, row: Row) -> Response:
     """Raises StillPending."""
     if row["status"] in LIVE:
         raise StillPending(request_id=str(row["id"]))
-    return answer(await request.state.renderer.result(row), row["http_status"], request_id=row["id"])
+    body = await request.state.renderer.result(row)
+    return answer(body, row["http_status"], request_id=row["id"], error_type=row["error_type"])
 
 
 async def show_timings(request: Request) -> Response:

@@ -19,7 +19,7 @@ from service.db import Row
 from service.errors import Gone, NotDrawable, NotFound, StillPending, Unavailable
 from service.jobs import reads
 from service.jobs.lifecycle import LIVE
-from service.requests import answer, authenticate, find_job, read_job
+from service.requests import answer, authenticate, find_job, headers_only, read_job
 
 MOST_MASKS = 256
 # What may be another thing the next time.
@@ -151,7 +151,7 @@ async def _answer(request: Request, row: Row, wanted: Rendition, *, for_good: bo
     if names(wanted.etag, request.headers.get("if-none-match", "")):
         return Response(status_code=304, headers=headers)
     if request.method == "HEAD":
-        return Response(headers=headers)
+        return headers_only(headers)
     file = await renditions.render(request.state.context.storage, wanted)
     headers["content-length"] = str(os.fstat(file.fileno()).st_size)
     return StreamingResponse(_chunks(file), headers=headers)

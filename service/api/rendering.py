@@ -170,7 +170,7 @@ class Renderer:
             "url": self._links.url_of(file),
             "copy_error": None if file["sha256"] else said,
             "remark": said if file["sha256"] else None,
-            "source_url": None if source[:5].lower() == "data:" else source,
+            "source_url": None if source[:5].lower() == "data:" else source or None,
             "source_expires_at": expires and datetime.fromisoformat(expires),
         }
         if file["removed_at"] is not None:

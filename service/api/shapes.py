@@ -22,8 +22,11 @@ def _storable(value: str) -> str:
     return value
 
 
-Text = Annotated[str, AfterValidator(_storable)]
-Tag = Annotated[Text, Field(min_length=1, max_length=128)]
+STORABLE = AfterValidator(_storable)
+# A bound stands before it, or it would be one of whatever comes out of it, and told of as such.
+Text = Annotated[str, STORABLE]
+Tag = Annotated[str, Field(min_length=1, max_length=128), STORABLE]
+Address = Annotated[str, Field(max_length=2_048), STORABLE]
 
 
 class JobRequest(BaseModel):
@@ -31,9 +34,9 @@ class JobRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    model: Annotated[Text, Field(min_length=1, max_length=200, description="The model's ID.")]
+    model: Annotated[str, Field(min_length=1, max_length=200, description="The model's ID."), STORABLE]
     input: Annotated[dict[str, Any], Field(description="The model's input, sent on as it is.")]
-    webhook_url: Annotated[Text | None, Field(max_length=2_048, description="Where the end is to be told.")] = None
+    webhook_url: Annotated[Address | None, Field(description="Where the end is to be told.")] = None
     provider: Annotated[Literal["auto", "fal", "gpu"], Field(description="Who is to run it.")] = "auto"
     priority: Literal["normal", "low"] = "normal"
     deadline_seconds: Annotated[float | None, Field(gt=0, le=LONGEST_DEADLINE_SECONDS)] = None
@@ -75,8 +78,8 @@ class BulkRequest(BaseModel):
         Field(min_length=1, max_length=64, description="At least one; a list is several of the same name."),
     ]
     tenant: Annotated[
-        Text | None,
-        Field(min_length=1, max_length=200, description="For administrators: another's jobs, or everybody's (*)."),
+        Annotated[str, Field(min_length=1, max_length=200), STORABLE] | None,
+        Field(description="For administrators: another's jobs, or everybody's (*)."),
     ] = None
 
 
@@ -138,7 +141,7 @@ class ShareRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
-    url: Annotated[Text, Field(max_length=2_048, description="An address that an answer of this service named.")]
+    url: Annotated[Address, Field(description="An address that an answer of this service named.")]
     expires_in: Annotated[int, Field(ge=1, le=LONGEST_SHARE_SECONDS, description="Seconds.")] = 3_600
 
 

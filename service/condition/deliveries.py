@@ -182,14 +182,18 @@ WITH owed AS MATERIALIZED (
     SELECT job_id, kind, index, tenant_id FROM artifacts
     WHERE sha256 IS NULL AND copy_error IS NOT NULL AND removed_at IS NULL AND job_id >= $2
     ORDER BY job_id DESC LIMIT {MOST_COUNTED + 1}
+), lost AS MATERIALIZED (
+    SELECT job_id, completed_at FROM failed JOIN outcomes USING (job_id)
+    WHERE ($1::uuid IS NULL OR failed.tenant_id = $1)
+      AND NOT EXISTS (SELECT FROM copies WHERE copies.job_id = failed.job_id AND copies.kind = failed.kind
+                      AND copies.index = failed.index)
 )
 SELECT (SELECT count(*) FROM owed JOIN jobs ON jobs.id = owed.job_id
         WHERE tries >= {TRIES} AND ($1::uuid IS NULL OR jobs.tenant_id = $1)) AS tried,
        (SELECT min(completed_at) FROM owed JOIN outcomes USING (job_id)
         WHERE tries >= {TRIES} AND ($1::uuid IS NULL OR tenant_id = $1)) AS since,
-       (SELECT count(*) FROM failed WHERE ($1::uuid IS NULL OR tenant_id = $1)
-          AND NOT EXISTS (SELECT FROM copies WHERE copies.job_id = failed.job_id AND copies.kind = failed.kind
-                          AND copies.index = failed.index)) AS given_up,
+       (SELECT count(*) FROM lost) AS given_up, (SELECT min(completed_at) FROM lost) AS lost_since,
+       (SELECT job_id FROM lost ORDER BY job_id DESC LIMIT 1) AS loser,
        (SELECT count(*) FROM owed) AS looked
 """
 
@@ -219,10 +223,10 @@ async def uncopied_files(around: Surroundings) -> Sequence[Finding]:
                 "lost_files",
                 Severity.WARNING,
                 f"{number(given_up, 'file')} of the last day's jobs could not be copied, and"
-                f" {agrees(given_up, 'was', 'were')} given up.",
-                "`roundtrip files copy-again` tries those once more whose links may still live; else the same input can"
-                " be registered again.",
-                None,
+                f" {agrees(given_up, 'was', 'were')} given up, the last of them of job {row['loser']}.",
+                f"`roundtrip files copy-again --since {row['lost_since']:%FT%TZ}` tries those once more whose links may"
+                " still live; else the same input can be registered again.",
+                row["lost_since"],
                 min(given_up, MOST_COUNTED),
                 given_up <= MOST_COUNTED,
             )

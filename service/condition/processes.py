@@ -59,7 +59,7 @@ ON CONFLICT (id) DO UPDATE
 SET seen_at = now(), ended_at = NULL, counts = excluded.counts,
     progressed_at = CASE WHEN processes.counts <> excluded.counts THEN now() ELSE processes.progressed_at END
 """
-_END = "UPDATE processes SET ended_at = now() WHERE id = $1"
+_END = "UPDATE processes SET ended_at = now(), counts = $2::jsonb WHERE id = $1"
 
 # One that fell silent has been replaced when one of its kind began after it on its machine; beat, of which one is
 # enough, on any. Each that began stands for one, so that of two that fell silent together one start replaces one.
@@ -108,7 +108,8 @@ class Stamper:
         """It ends in order. Raises DatabaseAway."""
         self._ended = True
         if self._stamped is not None:
-            await self._db.execute(_END, self._process.id)
+            counts = encode(self._progress.of(self._process.kind)).decode()
+            await self._db.execute(_END, self._process.id, counts)
 
 
 async def stamp(db: Database, processes: Sequence[Process], progress: Progress) -> None:

@@ -53,7 +53,7 @@ def nice(value: float, steps: Sequence[float] = MEASURING) -> float:
 
 
 # Ends of an axis of durations, whose halves can be said shortly: from a minute to a month.
-LONG = (60, 120, 240, 360, 600, 1_200, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400, 172_800, 604_800, 2_678_400)
+LONG = (60, 120, 240, 360, 600, 1_200, 1_800, *(3_600 * hours for hours in (1, 2, 4, 8, 12, 24, 48, 168, 336, 744)))
 
 
 def nice_seconds(value: float) -> float:

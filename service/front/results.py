@@ -40,10 +40,7 @@ async def read_result(request: Request, caller: Caller, request_id: UUID) -> Row
 
 async def result_answer(request: Request, row: Row) -> Response:
     body = await results.made_of(row, partial(results.body_of, row, request.state.links))
-    response = answer(body, row["http_status"], request_id=row["id"])
-    error_type = row["error_type"]
-    if error_type and error_type.isascii() and error_type.isprintable():
-        response.headers["x-fal-error-type"] = error_type
-    if row["http_status"] == 504 and error_type in OWN_LIMITS:
+    response = answer(body, row["http_status"], request_id=row["id"], error_type=row["error_type"])
+    if row["http_status"] == 504 and row["error_type"] in OWN_LIMITS:
         response.headers["x-fal-request-timeout-type"] = "user"
     return response

@@ -1,9 +1,10 @@
 """What may be asked of a list of jobs, read from a query string."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import isfinite
+from math import isfinite, nan
 
 from service.errors import Invalid
 from service.jobs.cursors import Cursor, read_cursor
@@ -18,6 +19,9 @@ MOST_NAMED = 64
 
 # PostgreSQL compiles what is searched for, in a time that grows with the square of its length.
 LONGEST_TEXT = 1_000
+
+# As JSON and SQL write numbers; Python reads more than these.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 # In seconds, as columns of `outcomes` and as a job's `timings` have them.
 PHASES = tuple(column.name for column in outcomes.c if column.name.endswith("_seconds"))
@@ -114,12 +118,11 @@ def _is_measure(name: str) -> bool:
 
 
 def _bounded(bounds: Bounds, name: str, word: str) -> Bounds:
-    try:
-        number = float(word)
-    except ValueError:
-        number = float("nan")
+    number = float(word) if _NUMBER.fullmatch(word) else nan
     if not isfinite(number):
         raise Invalid.at("query", name, msg="Must be a number.", kind="float_parsing")
+    if name.startswith("mask_area") and not 0 <= number <= 1:
+        raise Invalid.at("query", name, msg="Must be a fraction, 0 to 1.", kind="value_error")
     return Bounds(number, bounds.high) if name.endswith("_min") else Bounds(bounds.low, number)
 
 

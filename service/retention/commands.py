@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from service.local.console import data_option, end, show_table
-from service.operating import with_database
+from service.operating import note_unknown, with_database
 from service.retention.parts import Keep, Part
 
 DAY = 86_400.0
@@ -26,6 +26,10 @@ def _days(_: click.Context, __: click.Parameter, days: float) -> float:
     )
 
 
+def _time(days: float) -> str:
+    return "1 day" if days == 1 else f"{days:g} days"
+
+
 @click.group()
 def retention() -> None:
     """For how long what of ended jobs is kept. Without a rule: all, for good."""
@@ -41,9 +45,7 @@ def list_rules(data: Path | None) -> None:
         click.echo("Everything is kept for good.")
         return
     heading = ("TENANT", "MODEL", "PART", "AFTER", "KEEPS")
-    lines = (
-        (row["tenant"], row["model"], row["part"], f"{row['after_seconds'] / DAY:g} days", row["keep"]) for row in rows
-    )
+    lines = ((row["tenant"], row["model"], row["part"], _time(row["after_seconds"] / DAY), row["keep"]) for row in rows)
     show_table([heading, *lines])
 
 
@@ -66,12 +68,13 @@ def set_rule(tenant: str, part: str, model: str, days: float, keep: str, data: P
 
     if part == Part.JOB and keep == Keep.HASH:
         end("of a whole job no hash can be kept: --keep nothing, or all", 2)
+    if model != rules.EVERY_MODEL:
+        note_unknown(data, model)
     rule = with_database(data, lambda db: rules.set_rule(db, tenant, model, Part(part), days * DAY, Keep(keep)))
     if rule is None:
         end(f"there is no tenant {tenant}", 1)
-    of = "every model without a rule of its own" if model == "*" else model
-    time = "1 day" if days == 1 else f"{days:g} days"
-    click.echo(f"Of {tenant}'s jobs of {of}, {time} after their end, of {part} is kept: {keep}.")
+    of = "every model without a rule of its own" if model == rules.EVERY_MODEL else model
+    click.echo(f"Of {tenant}'s jobs of {of}, {_time(days)} after their end, of {part} is kept: {keep}.")
     if rule.warning:
         click.echo(f"Note: {rule.warning}", err=True)
 

@@ -61,8 +61,8 @@ WITH wanted AS MATERIALIZED (
 )
 UPDATE artifacts
 SET sha256 = NULL, removed_sha256 = CASE WHEN $2 THEN artifacts.sha256 END, removed_at = now(),
-    -- A link may be a file that stands in it.
-    source_url = CASE WHEN source_url ILIKE 'data:%' THEN 'data:' ELSE source_url END
+    -- Whoever has the provider's link has the file, as long as that keeps it.
+    source_url = '', file_name = NULL
 FROM wanted
 WHERE artifacts.job_id = wanted.job_id AND artifacts.kind = wanted.kind AND artifacts.index = wanted.index
 """

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from service.local.console import data_option, end, settings_of, show_table
-from service.operating import PROVIDERS, with_database
+from service.local.console import data_option, end, show_table
+from service.operating import PROVIDERS, note_unknown, with_database
 
 
 @click.group()
@@ -80,12 +80,9 @@ def set_price(model: str, unit: str, amount: Decimal, provider: str, currency: s
     Several units of one model are added up; a provider that has prices of its own for it costs these alone. Jobs that
     have ended keep their cost.
     """
-    from service.catalog import Catalog
     from service.stats.prices import OtherCurrency, set_price
 
-    known = [each.id for each in Catalog(settings_of(data).models).models]
-    if model not in known:
-        click.echo(f"Note: no model {model} is known here, only {', '.join(known)} and ROUNDTRIP_MODELS.", err=True)
+    note_unknown(data, model)
     try:
         price = with_database(data, lambda db: set_price(db, model, unit, amount, currency, provider))
     except OtherCurrency:

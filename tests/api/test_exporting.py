@@ -281,3 +281,4 @@ async def test_a_head_is_the_headers_alone(client: httpx.AsyncClient, form: str)
     response = await client.head(f"/v1/jobs/export?format={form}")
     assert (response.status_code, response.content) == (200, b"")
     assert response.headers["content-type"] == exporting.TYPES[form]
+    assert "content-length" not in response.headers

@@ -77,6 +77,7 @@ async def test_a_failed_jobs_result_has_its_own_status_and_body(
     response = await client.get(f"/v1/jobs/{claim.job_id}/result")
     job = await job_of(client, claim.job_id)
     assert (response.status_code, response.content) == (status, b'{"detail": "It broke."}')
+    assert response.headers["x-fal-error-type"] == "model_error"
     assert job["error"] == {"message": "It broke.", "type": "model_error", "status": status}
     assert job["output"] is None
 

@@ -63,6 +63,7 @@ async def test_the_input_is_sent_on_as_the_client_wrote_it(client: httpx.AsyncCl
         ({"tags": "a"}, ["body", "tags"]),
         ({"tags": [""]}, ["body", "tags", 0]),
         ({"tags": ["ok", "x" * 129]}, ["body", "tags", 1]),
+        ({"tags": ["ok\0"]}, ["body", "tags", 0]),
         ({"tags": [str(n) for n in range(65)]}, ["body", "tags"]),
         ({"webhook_url": "javascript:alert(1)"}, ["body", "webhook_url"]),
         ({"webhook_url": "http://127.0.0.1/"}, ["body", "webhook_url"]),
@@ -80,6 +81,14 @@ async def test_what_does_not_fit_is_told_where(
 ) -> None:
     assert place in places(await client.post("/v1/jobs", json=asked(**change)))
     assert await making.count(db, "jobs") == 0
+
+
+async def test_a_bound_of_a_text_is_told_in_characters(client: httpx.AsyncClient) -> None:
+    change = {"model": "x" * 201, "tags": ["x" * 129], "webhook_url": "https://example.com/" + "x" * 2_048}
+    told = (await client.post("/v1/jobs", json=asked(**change))).json()["detail"]
+    assert [each["msg"].rpartition("at most ")[2] for each in told] == [
+        f"{n} characters" for n in (201 - 1, 2_048, 128)
+    ]
 
 
 @pytest.mark.parametrize("missing", ["model", "input"])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import obstore
 import pytest
@@ -124,9 +125,12 @@ asyncio.run(Storage.open(sys.argv[1]).put(many(), 2**30))
 
 def killed_while_putting(s3: S3, bucket: str) -> None:
     command = [sys.executable, "-c", PUT, f"s3://{bucket}"]
-    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, **s3.environment}) as writer:
-        eventually(lambda: s3.unfinished(bucket), within=60, every=0.005)
-        writer.send_signal(signal.SIGKILL)
+    # What it has received by then is left there.
+    with TemporaryDirectory() as spool:
+        surroundings = {**os.environ, **s3.environment, "TMPDIR": spool}
+        with subprocess.Popen(command, cwd=ROOT, env=surroundings) as writer:
+            eventually(lambda: s3.unfinished(bucket), within=60, every=0.005)
+            writer.send_signal(signal.SIGKILL)
 
 
 async def test_a_writer_that_is_killed_leaves_nothing_to_be_seen(s3: S3, bucket: str) -> None:

@@ -431,7 +431,10 @@ async def test_files_that_cannot_be_copied_are_told(context: Context, tenant: UU
         await records.record_failure(db, owed, "HTTP 404; given up", None)
     found = await found_of(db)
     assert found.keys() == {"lost_files"}
+    [ended] = await db.fetch("SELECT job_id, completed_at FROM outcomes")
     assert found["lost_files"].count == 2
+    assert str(ended["job_id"]) in found["lost_files"].words
+    assert f"copy-again --since {ended['completed_at']:%FT%TZ}`" in found["lost_files"].advice
     assert "lost_files" in await found_of(db, tenant)
     assert await found_of(db, theirs) == {}
 
@@ -670,9 +673,10 @@ async def test_a_worker_writes_what_it_has_done(context: Context, tenant: UUID, 
     await stamper.stamp()
     [process] = await seen(context.db)
     assert process.progressed_at == before
+    context.progress.add("copied")
     await stamper.end()
     [process] = await seen(context.db)
-    assert (process.state, stamper.is_due) == ("ended", False)
+    assert (process.state, stamper.is_due, process.counts["copied"]) == ("ended", False, 1)
 
 
 async def test_a_beat_is_seen_by_the_worker_that_hears_of_it(context: Context) -> None:

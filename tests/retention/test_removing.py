@@ -508,6 +508,20 @@ async def test_a_file_that_stands_in_its_link_goes_with_the_files(context: Conte
     assert PIXEL not in str(dict(row))
 
 
+async def test_nothing_of_a_removed_file_leads_to_the_providers(
+    context: Context, tenant: UUID, client: httpx.AsyncClient
+) -> None:
+    claim = await making.submitted(context.db, tenant)
+    file = LiftedFile("mask", 0, "https://example.com/0.png", "A truck", file_name="a truck.png")
+    lifted = Lifted(files=(file,))
+    await endings.settle(context.db, claim.job_id, 1, making.completed(), making.heard(), "webhook", lifted)
+    sha256 = await stored(context, claim.job_id)
+    await removing.remove(context.db, [claim.job_id], Part.FILES, Keep.HASH)
+    [mask] = (await client.get(f"/v1/jobs/{claim.job_id}")).json()["masks"]
+    assert [mask[name] for name in ("url", "source_url", "file_name")] == [None] * 3
+    assert (mask["sha256"], mask["label"], mask["area_fraction"]) == (sha256, "A truck", 0.5)
+
+
 async def test_a_redelivery_of_what_was_removed_ends(context: Context, tenant: UUID, client: httpx.AsyncClient) -> None:
     job_id = await ended(context, tenant)
     await removing.remove(context.db, [job_id], Part.RESULT, Keep.NOTHING)

@@ -388,6 +388,11 @@ async def test_the_commands(db: Database, tenant: UUID, settings: Settings) -> N
     assert code == 0
     assert "2 days after their end" in said
     assert "Callbacks are tried for up to 5 days" in said
+    assert (
+        "Note: no model nope is known"
+        in (await call("set", "ours", "--part", "files", "--days", "1", "--model", "nope"))[1]
+    )
+    assert (await call("remove", "ours", "--part", "files", "--model", "nope"))[0] == 0
     assert (await call("set", "nobody", "--part", "result", "--days", "2"))[0] == 1
     assert (await call("set", "ours", "--part", "job", "--days", "2", "--keep", "hash"))[0] == 2
     for days in ("0", "-1", "40000", "nan"):

@@ -11,12 +11,15 @@ from service.context import Context
 from service.db import one_connection
 from service.gpu.queues import request_id_of
 from service.jobs import due, operations, runs, store
+from service.retention import removing
+from service.retention.parts import Keep, Part
 from service.settings import Settings
 from service.stats.counting import count_all
 from service.stats.prices import set_price
 from tests import making
 from tests.dashboard.filling import fill
 from tests.dashboard.looking import key_of, signed_in
+from tests.retention.test_removing import ended as with_files
 
 
 def part(page: httpx.Response, name: str) -> str:
@@ -241,6 +244,20 @@ async def test_one_of_something_is_said_as_one(
         page = await person.get(f"/dashboard/jobs/{filled.jobs['hostile']}")
         assert 'aria-label="The picture with 1 mask over it"' in page.text
         assert "1 earlier line is not shown." in part(await person.get(f"/dashboard/jobs/{claim.job_id}"), "log")
+
+
+async def test_of_a_removed_mask_its_area_and_box_are_shown(
+    api: str, client: httpx.AsyncClient, context: Context, tenant: UUID
+) -> None:
+    job_id = await with_files(context, tenant)
+    for part_of_it in (Part.FILES, Part.RESULT):
+        await removing.remove(context.db, [job_id], part_of_it, Keep.NOTHING)
+    async with signed_in(api, key_of(client)) as person:
+        page = await person.get(f"/dashboard/jobs/{job_id}")
+    assert "Its result was removed, as its tenant wanted." in page.text
+    assert "It was removed, as its tenant wanted." in page.text
+    assert "50 %" in part(page, "shown")
+    assert "0, 0 – 2, 4" in part(page, "shown")
 
 
 async def test_what_a_job_ended_with_is_called_what_it_is(

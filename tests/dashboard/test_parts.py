@@ -257,7 +257,7 @@ async def test_of_a_removed_mask_its_area_and_box_are_shown(
     assert "Its result was removed, as its tenant wanted." in page.text
     assert "It was removed, as its tenant wanted." in page.text
     assert "50 %" in part(page, "shown")
-    assert "0, 0 – 2, 4" in part(page, "shown")
+    assert "0, 0 \u2013 2, 4" in part(page, "shown")
 
 
 async def test_what_a_job_ended_with_is_called_what_it_is(

@@ -167,5 +167,5 @@ def stream_headers(request_id: UUID | str) -> dict[str, str]:
 def event_stream(request: Request, events: AsyncGenerator[bytes], request_id: UUID | str) -> Response:
     headers = stream_headers(request_id)
     if request.method == "HEAD":
-        return headers_only({**headers, "content-type": "text/event-stream"})
+        return headers_only({**headers, "content-type": "text/event-stream; charset=utf-8"})
     return StreamingResponse(events, headers=headers, media_type="text/event-stream")

@@ -136,7 +136,7 @@ async def _fetch(context: Context, job_id: UUID, url: str) -> str:
     except DownloadFailed as error:
         words = f"The picture of the job's input cannot be had: {error.reason}."
         raise (Unavailable if error.retryable else NotFound)(words) from error
-    except Starved as error:
+    except (Starved, OSError) as error:  # No process can be started, for one.
         raise Unavailable("The picture of the job's input could not be looked at in time.") from error
     except (TooLarge, PictureRefused):
         raise NotDrawable("The picture of the job's input is too large to be drawn on.") from None

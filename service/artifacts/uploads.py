@@ -38,7 +38,7 @@ async def keep(context: Context, chunks: AsyncIterator[bytes], limit: int) -> Me
                 raise Invalid.at("body", msg="The file is empty.", kind="missing")
             try:
                 picture, _ = await measure_in_child(received.path, mask=False)
-            except Starved as error:
+            except (Starved, OSError) as error:
                 raise Unavailable("The file could not be looked at in time; try again shortly.") from error
             except PictureRefused as error:
                 raise Invalid.at("body", msg=str(error), kind="image_too_large") from None

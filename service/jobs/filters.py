@@ -21,7 +21,8 @@ MOST_NAMED = 64
 LONGEST_TEXT = 1_000
 
 # As JSON and SQL write numbers; Python reads more than these.
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+LONGEST_NUMBER = 64
 
 # In seconds, as columns of `outcomes` and as a job's `timings` have them.
 PHASES = tuple(column.name for column in outcomes.c if column.name.endswith("_seconds"))
@@ -118,7 +119,7 @@ def _is_measure(name: str) -> bool:
 
 
 def _bounded(bounds: Bounds, name: str, word: str) -> Bounds:
-    number = float(word) if _NUMBER.fullmatch(word) else nan
+    number = float(word) if len(word) <= LONGEST_NUMBER and _NUMBER.fullmatch(word) else nan
     if not isfinite(number):
         raise Invalid.at("query", name, msg="Must be a number.", kind="float_parsing")
     if name.startswith("mask_area") and not 0 <= number <= 1:

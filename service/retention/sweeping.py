@@ -54,12 +54,17 @@ class Walk:
             await rules.postpone(self._db, batch, why)
 
 
+# So many files in a row that cannot be deleted are the store's fault, which would hold up the rules.
+MOST_FAILURES = 3
+
+
 class Files:
     """Stored files that nothing refers to any more. One that cannot be deleted is taken again some minutes later."""
 
     def __init__(self, db: Database, storage: Storage) -> None:
         self._db = db
         self._storage = storage
+        self._failures = 0
 
     async def step(self) -> bool:
         taken = await blobs.take_unreferenced(self._db)
@@ -70,6 +75,11 @@ class Files:
                 raise
             except Exception as error:  # Whatever it is, it keeps no other file.
                 log.warning("a file could not be deleted", sha256=each.sha256, error=repr(error))
+                self._failures += 1
+                if self._failures == MOST_FAILURES:
+                    return False
+            else:
+                self._failures = 0
         return bool(taken)
 
 

@@ -98,7 +98,7 @@ async def keep_file(request: Request) -> Response:
             await context.gpu_keys.verify(signed, received.sha256)
             try:
                 picture, _ = await measure_in_child(received.path, mask=False)
-            except Starved as error:
+            except (Starved, OSError) as error:
                 raise Unavailable("The file could not be looked at in time; send it again.") from error
             except PictureRefused:
                 picture = Picture(OCTETS, None, None)  # It is stored all the same; its copy has a remark.

@@ -398,6 +398,8 @@ def test_a_cursor_opens_to_what_it_was_made_of(cursor: Cursor) -> None:
         "mask_label=x&mask_area_max=-0.1",
         "total_seconds_min=1_0",
         "total_seconds_min=0x1",
+        # A pattern that tried each way to read it would take minutes.
+        f"cost_min={'1' * 16_000}x",
         "usage._min=1",
         "usage._max=1",
         "usage.tokens=1",

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from shutil import rmtree
@@ -16,6 +17,7 @@ from structlog.testing import capture_logs
 from service.artifacts import inputs, records
 from service.artifacts.filing import file
 from service.artifacts.records import Measured
+from service.artifacts.storage import Storage
 from service.catalog.base import Lifted, LiftedFile
 from service.context import Context
 from service.db import Database
@@ -24,9 +26,10 @@ from service.jobs.facts import NewJob
 from service.models import metadata
 from service.retention import blobs, removing
 from service.retention.parts import REMOVABLE, Keep, Part
-from service.retention.sweeping import Remover
+from service.retention.sweeping import MOST_FAILURES, Remover
 from service.stats import counting
 from tests import making
+from tests.artifacts.s3 import bucket_away
 from tests.conftest import MakeClient
 
 PIXEL = "data:image/png;base64,aGVsbG8="
@@ -285,6 +288,22 @@ async def test_a_mark_stays_where_the_reference_goes_meanwhile(context: Context,
     assert await marked(context) == {taken[0].sha256}
     await context.db.execute("UPDATE unreferenced_blobs SET since = now()")
     assert await delete_all(context) == 1
+
+
+async def test_a_store_that_is_away_is_asked_for_a_few_files_and_keeps_no_rule_waiting(
+    context: Context, tenant: UUID, tmp_path: Path
+) -> None:
+    for number in range(MOST_FAILURES + 2):
+        async with context.storage.spool(once(b"%d" % number), 10) as spooled:
+            await file(context.db, context.storage, spooled, Measured(spooled.sha256, spooled.size, "image/png"))
+    old = "UPDATE unreferenced_blobs SET since = now() - interval '2 hours'"
+    await context.db.execute(old)
+    with capture_logs() as logged:
+        await Remover(replace(context, storage=Storage(bucket_away(), tmp_path))).pump.drain()
+    assert [each["event"] for each in logged] == ["a file could not be deleted"] * MOST_FAILURES
+    await context.db.execute(old)
+    await Remover(context).pump.drain()
+    assert await making.count(context.db, "blobs") == 0
 
 
 async def test_a_file_that_cannot_be_deleted_keeps_no_other(context: Context, tenant: UUID) -> None:

@@ -151,6 +151,16 @@ async def asking(on_site: Context, job_id: UUID, url: str) -> str:
     return await keeping.picture_of(on_site, FileLinks("http://ours"), job_id, json.dumps({"image_url": url}))
 
 
+async def asking_a_slow_host(
+    on_site: Context, tenant: UUID, provider: Provider, number: int
+) -> tuple[Gate, list[asyncio.Task[str]]]:
+    """So many at once, each for the picture of a job of its own."""
+    gate = Gate()
+    provider.result = gate.let_in
+    jobs = [(await making.ended(on_site.db, tenant)).job_id for _ in range(number)]
+    return gate, [asyncio.create_task(asking(on_site, job_id, f"{provider.url}/files/a")) for job_id in jobs]
+
+
 async def test_all_who_ask_for_a_picture_at_once_share_its_fetch(
     on_site: Context, tenant: UUID, provider: Provider
 ) -> None:
@@ -176,10 +186,7 @@ async def test_pictures_are_fetched_a_few_at_a_time_and_not_too_many_wait(
     on_site: Context, tenant: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "MOST_FETCHES", 20)
-    gate = Gate()
-    provider.result = gate.let_in
-    jobs = [(await making.ended(on_site.db, tenant)).job_id for _ in range(25)]
-    all_of_them = [asyncio.create_task(asking(on_site, job_id, f"{provider.url}/files/a")) for job_id in jobs]
+    gate, all_of_them = await asking_a_slow_host(on_site, tenant, provider, 25)
 
     async def those_who_found_no_place_know() -> bool:
         return gate.inside >= keeping.SLOTS and sum(each.done() for each in all_of_them) == 5
@@ -196,20 +203,18 @@ async def test_nobody_waits_for_long_behind_hosts_that_are_slow(
     on_site: Context, tenant: UUID, provider: Provider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(keeping, "WAIT_SECONDS", 0.1)
-    gate = Gate()
-    provider.result = gate.let_in
-    jobs = [(await making.ended(on_site.db, tenant)).job_id for _ in range(keeping.SLOTS + 1)]
-    slow = [asyncio.create_task(asking(on_site, job_id, f"{provider.url}/files/a")) for job_id in jobs[:-1]]
+    late = (await making.ended(on_site.db, tenant)).job_id
+    gate, slow = await asking_a_slow_host(on_site, tenant, provider, keeping.SLOTS)
 
     async def all_are_inside() -> bool:
         return gate.inside == keeping.SLOTS
 
     await making.until(all_are_inside)
     with pytest.raises(keeping.TooManyFetches):
-        await asking(on_site, jobs[-1], f"{provider.url}/files/a")
+        await asking(on_site, late, f"{provider.url}/files/a")
     gate.opened.set()
     await asyncio.gather(*slow)
-    await asking(on_site, jobs[-1], f"{provider.url}/files/a")
+    await asking(on_site, late, f"{provider.url}/files/a")
 
 
 async def test_nothing_is_kept_of_an_input_that_was_removed_meanwhile(on_site: Context, tenant: UUID) -> None:

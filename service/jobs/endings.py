@@ -27,10 +27,9 @@ COPIES_WAIT_SECONDS = 30
 # In the statement that ends the job: a client who wants to be told of the end is told, whatever dies next.
 _CALLBACK = """, callback AS (
     INSERT INTO callbacks (job_id, tenant_id, receiver, due_at, files_owed)
-    SELECT ended.job_id, ended.tenant_id,
-           coalesce(lower(substring(jobs.webhook_url FROM '^[^:/?#]+://[^/?#]+')), ''), {due_at}, {files_owed}
-    FROM ended JOIN jobs ON jobs.id = ended.job_id
-    WHERE jobs.webhook_url IS NOT NULL
+    SELECT job_id, tenant_id, coalesce(lower(substring(webhook_url FROM '^[^:/?#]+://[^/?#]+')), ''),
+           {due_at}, {files_owed}
+    FROM timed WHERE webhook_url IS NOT NULL
     RETURNING files_owed
 )"""
 _CALLBACK_NOW = _CALLBACK.format(due_at="now()", files_owed="0")
@@ -84,50 +83,42 @@ _KEPT = f""", outcome AS (
 # unless that is known as another attempt's.
 #
 # Nobody is waited for: a statement that had to wait would look at each row again, and set up its whole plan for each.
+# Nor is looked for other attempts, which few jobs have. Where there are some, or where somebody has the live row in
+# hand, the statement says `again`, and is carried out in its thorough form once that row is ours.
 _SETTLE = f"""
 WITH owner AS (
-    SELECT job_id, attempt FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE SKIP LOCKED
+    SELECT job_id, attempt, duty FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE SKIP LOCKED
 ), unseen AS (
     -- Somebody has the live row in hand.
     SELECT job_id FROM live_jobs WHERE job_id = $1 AND {{guard}} AND NOT EXISTS (SELECT FROM owner)
     -- A claim was committed after this statement began: its attempt could not be taken along.
     UNION ALL SELECT job_id FROM owner
     WHERE attempt > 0 AND NOT EXISTS (SELECT FROM attempts WHERE job_id = $1 AND number = owner.attempt)
+          {{or_others}}
 ), tried AS (
-    SELECT attempts.job_id, attempts.provider, attempts.claimed_at, attempts.answered_at,
-           attempts.state = '{AttemptState.SUBMITTING}' AS unanswered
-    FROM attempts CROSS JOIN owner
+    UPDATE attempts
+    SET state = $4::text, ended_at = clock_timestamp(), http_status = $5::int2, error = $8::text,
+        provider_request_id = coalesce(provider_request_id, $14::text),
+        gateway_request_id = coalesce(nullif($15::text, coalesce(provider_request_id, $14::text)), gateway_request_id)
+    FROM owner
     WHERE attempts.job_id = $1 AND attempts.number = $2 AND NOT EXISTS (SELECT FROM unseen)
       -- Its job was given to another provider: a result is welcome, but that it failed here says nothing any more.
       AND (attempts.state <> '{AttemptState.SUPERSEDED}' OR $4::text = {target(Event.COMPLETED)})
       AND ($14::text IS NULL OR attempts.provider_request_id = $14 OR attempts.provider_request_id IS NULL
            AND NOT EXISTS (SELECT FROM attempts other WHERE other.provider_request_id = $14))
-    FOR UPDATE OF attempts
+    RETURNING attempts.provider, attempts.claimed_at, attempts.answered_at,
+              owner.attempt = $2 AND owner.duty = '{Duty.ANSWER}' AS unanswered
 ), ended AS (
     DELETE FROM live_jobs USING tried, jobs
     WHERE live_jobs.job_id = $1 AND jobs.id = $1
-    RETURNING live_jobs.*, jobs.model, jobs.created_at, jobs.hints, tried.provider AS ran_by, tried.claimed_at,
-              tried.answered_at, tried.unanswered, clock_timestamp() AS completed_at
+    RETURNING live_jobs.*, jobs.model, jobs.created_at, jobs.hints, jobs.webhook_url, tried.provider AS ran_by,
+              tried.claimed_at, tried.answered_at, tried.unanswered, clock_timestamp() AS completed_at
 ), timed AS (
-    SELECT job_id, tenant_id, model, ran_by AS provider, created_at, claimed_at, started_at, cancel_requested_at,
-           completed_at, completed_at - make_interval(secs => $13::float8) AS received_at,
+    SELECT job_id, tenant_id, model, ran_by AS provider, webhook_url, created_at, claimed_at, started_at,
+           cancel_requested_at, completed_at, completed_at - make_interval(secs => $13::float8) AS received_at,
            CASE WHEN unanswered THEN completed_at ELSE answered_at END AS answered_at
     FROM ended
-){{kept}}, attempt AS (
-    UPDATE attempts
-    SET state = $4::text, ended_at = clock_timestamp(), http_status = $5::int2, error = $8::text,
-        provider_request_id = coalesce(provider_request_id, $14::text),
-        gateway_request_id = coalesce(nullif($15::text, coalesce(provider_request_id, $14::text)), gateway_request_id)
-    FROM ended WHERE attempts.job_id = $1 AND attempts.number = $2
-), others AS (
-    UPDATE attempts
-    SET state = '{AttemptState.SUPERSEDED}',
-        ended_at = CASE WHEN provider_request_id IS NULL THEN clock_timestamp() END
-    FROM ended
-    WHERE ended.attempt > 1 AND attempts.job_id = $1 AND attempts.number <> $2
-      AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
-    RETURNING attempts.ended_at
-), event AS (
+){{kept}}{{others}}, event AS (
     INSERT INTO job_events (job_id, event, status, attempt, note)
     SELECT job_id, $4::text, $4::text, $2::int4, coalesce($8::text, $3::text) FROM ended
 ), report AS (
@@ -136,11 +127,21 @@ WITH owner AS (
            $16::jsonb, $17::bytea, '{Verdict.APPLIED}'
     FROM ended WHERE $17::bytea IS NOT NULL
 ){{files}}{{callback}}
-SELECT ended.job_id, EXISTS (SELECT FROM others WHERE ended_at IS NULL) AS to_stop, {_TO_CALL}, false AS again,
+SELECT ended.job_id, {{to_stop}} AS to_stop, {_TO_CALL}, false AS again,
        (SELECT pg_notify('{{channel}}', waiters.job_id::text) FROM waiters WHERE waiters.job_id = ended.job_id) AS told
 FROM ended
 UNION ALL SELECT job_id, false, false, true, NULL FROM unseen
 """
+
+_OTHERS = f""", others AS (
+    UPDATE attempts
+    SET state = '{AttemptState.SUPERSEDED}',
+        ended_at = CASE WHEN provider_request_id IS NULL THEN clock_timestamp() END
+    FROM ended
+    WHERE ended.attempt > 1 AND attempts.job_id = $1 AND attempts.number <> $2
+      AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
+    RETURNING attempts.ended_at
+)"""
 
 # For how long fal was asked to keep them, in seconds, as the header of the submission has it.
 _ASKED_FOR = r"""make_interval(secs => substring(
@@ -187,10 +188,13 @@ _KEPT_AS_SAID = _KEPT.format(
 )
 
 
-def _settle_statement(event: Event, *, files: bool) -> str:
+def _settle_statement(event: Event, *, files: bool, thorough: bool) -> str:
     return _SETTLE.format(
         kept=_KEPT_AS_SAID,
         guard=guard(event, "live_jobs.status"),
+        or_others="" if thorough else "OR attempt > 1",
+        others=_OTHERS if thorough else "",
+        to_stop="EXISTS (SELECT FROM others WHERE ended_at IS NULL)" if thorough else "false",
         files=_FILES if files else "",
         callback=_CALLBACK_AFTER_COPIES if files else _CALLBACK_NOW,
         channel=CHANNEL,
@@ -198,9 +202,10 @@ def _settle_statement(event: Event, *, files: bool) -> str:
 
 
 _SETTLE_STATEMENTS = {
-    (event, files): _settle_statement(event, files=files)
+    (event, files, thorough): _settle_statement(event, files=files, thorough=thorough)
     for event in (Event.COMPLETED, Event.FAILED, Event.CANCELLED)
     for files in (False, True)
+    for thorough in (False, True)
 }
 
 # What was written by whoever had the row is seen by the next statement, and nobody else writes to it before that.
@@ -248,10 +253,10 @@ async def settle(
             for f in lifted.files
         ]
         values.extend(list(column) for column in zip(*rows, strict=True))
-    statement = _SETTLE_STATEMENTS[ending.event, bool(lifted.files)]
-    row = await db.fetchrow_together(statement, *values)
+    row = await db.fetchrow_together(_SETTLE_STATEMENTS[ending.event, bool(lifted.files), False], *values)
     while row is not None and row["again"]:
-        row = await db.fetchrow_holding(_HOLD, statement, *values)
+        thorough = _SETTLE_STATEMENTS[ending.event, bool(lifted.files), True]
+        row = await db.fetchrow_holding(_HOLD, thorough, *values)
     return row
 
 
@@ -281,8 +286,8 @@ WITH ended AS (
     RETURNING live_jobs.*, clock_timestamp() AS completed_at
 ), timed AS (
     SELECT ended.job_id, ended.tenant_id, jobs.model, coalesce(attempts.provider, ended.provider) AS provider,
-           jobs.created_at, attempts.claimed_at, attempts.answered_at, ended.attempt, ended.started_at,
-           ended.cancel_requested_at, ended.completed_at, ended.completed_at AS received_at
+           jobs.webhook_url, jobs.created_at, attempts.claimed_at, attempts.answered_at, ended.attempt,
+           ended.started_at, ended.cancel_requested_at, ended.completed_at, ended.completed_at AS received_at
     FROM ended JOIN jobs ON jobs.id = ended.job_id
     LEFT JOIN attempts ON attempts.job_id = ended.job_id AND attempts.number = ended.attempt
 ){_KEPT_AS_DECIDED}, tried AS (

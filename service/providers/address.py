@@ -6,7 +6,6 @@ the database for anything; and a webhook that outruns its own submit answer stil
 second address, for what it says before the end.
 """
 
-import hashlib
 import hmac
 from uuid import UUID
 
@@ -23,7 +22,7 @@ class Sealer:
 
     def _seal(self, *parts: object) -> str:
         message = "/".join(map(str, parts)).encode()
-        return hmac.new(self._secret, message, hashlib.sha256).hexdigest()[:32]
+        return hmac.digest(self._secret, message, "sha256").hex()[:32]
 
     def _of_webhook(self, job_id: UUID, attempt: int, model: str, provider: str) -> str:
         # Of fal's the provider is not sealed, as none begins with a job's ID.

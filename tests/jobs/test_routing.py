@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from service.context import Context
-from service.db import Database
+from service.db import Database, Row
 from service.gpu.pool import GpuPool
 from service.gpu.queues import Ticket, request_id_of
 from service.jobs import due, endings, filing, pauses, reads, routing, runs, store, turns
@@ -106,13 +106,29 @@ async def test_the_rules_are_read_once_for_all_who_ask_at_once(db: Database, ten
     assert once == counting.statements == 3
 
 
+class Slow(Database):
+    """Whose answers, once they are there, are brought when they are let go."""
+
+    def __init__(self, db: Database) -> None:
+        super().__init__(db.pool)
+        self.answered, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def fetch(self, sql: str, *values: Any) -> list[Row]:
+        rows = await super().fetch(sql, *values)
+        if "FROM routes" in sql:
+            self.answered.set()
+            await self.let_go.wait()
+        return rows
+
+
 async def test_what_was_being_read_when_somebody_knows_better_is_not_believed(db: Database, tenant: UUID) -> None:
-    routes = Routes()
-    asked = asyncio.create_task(routes.route(db, tenant, making.MODEL))
-    await asyncio.sleep(0)
-    routes.forget()
+    slow, routes = Slow(db), Routes()
+    asked = asyncio.create_task(routes.route(slow, tenant, making.MODEL))
+    await slow.answered.wait()
     await routing.set_rule(db, "ours", making.MODEL, "gpu", alone=True, spill_seconds=None)
+    routes.forget()
     assert (await routes.route(db, tenant, making.MODEL)).provider == "gpu"
+    slow.let_go.set()
     assert (await asked).provider == "gpu"
     assert (await routes.route(db, tenant, making.MODEL)).provider == "gpu"
 

@@ -33,6 +33,26 @@ async def test_news_of_the_end_moves_the_job_from_one_table_to_the_other(db: Dat
     assert await making.events(db, claim.job_id) == ["registered", "submitting", "accepted", "completed"]
 
 
+async def test_a_submission_whose_answer_was_overtaken_ends_with_its_job(db: Database, tenant: UUID) -> None:
+    overtaken = await making.claimed(db, tenant)
+    assert await making.settle(db, overtaken, evidence=making.heard(request_id="r-1", age=0.0))
+    row = await making.outcome(db, overtaken.job_id)
+    assert row is not None
+    assert row["submit_seconds"] > 0
+    assert row["provider_seconds"] == 0
+
+
+async def test_when_a_provider_had_a_job_is_not_known_where_its_answer_was_lost(db: Database, tenant: UUID) -> None:
+    lost = await making.claimed(db, tenant)
+    await making.make_due(db, lost.job_id)
+    [job] = await due.take_due(db, 10, 30.0)
+    assert await due.doubt(db, job, 120.0)
+    assert await making.settle(db, lost, evidence=making.heard(request_id="r-1"))
+    row = await making.outcome(db, lost.job_id)
+    assert row is not None
+    assert row["provider_seconds"] is None
+
+
 async def test_the_evidence_of_an_end_is_kept_to_the_byte(db: Database, tenant: UUID) -> None:
     claim = await making.submitted(db, tenant)
     body = b'{"payload": "\\u0000\xff"}'

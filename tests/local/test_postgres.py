@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from service.local.directory import DataDirectory
 from service.local.errors import Refused
 from service.local.identity import ProcessIdentity
+from service.local.postgres import LOG_FILES_AHEAD
 from service.local.servers import embedded_database, supervised
 from tests.local.asking import ask
 from tests.stand_in.server import eventually
@@ -32,6 +33,12 @@ def test_what_was_written_is_there_after_a_restart(data: Path) -> None:
         ask(url, NOTE)
     with embedded_database(data) as url:
         assert ask(url, "SELECT word FROM notes") == "kept"
+
+
+def test_a_new_one_has_log_files_to_write_to(data: Path) -> None:
+    with embedded_database(data) as url:
+        ahead = "SELECT count(*) FROM pg_ls_waldir() WHERE name > pg_walfile_name(pg_current_wal_insert_lsn())"
+        assert ask(url, ahead) == LOG_FILES_AHEAD
 
 
 def test_sqlalchemy_takes_the_same_address(data: Path) -> None:

@@ -59,8 +59,11 @@ def compare(options: argparse.Namespace) -> int:
     with data_directory() as place, listening("127.0.0.1", 0) as listener:
         yardstick = Yardstick(listener)
         for number in range(options.rounds):
-            for name in options.stacks:
+            # There and back, so that nobody always follows the same one.
+            for name in options.stacks[:: -1 if number % 2 else 1]:
                 tell(f"Round {number + 1} of {options.rounds}: {name} …")
+                # What the one before has left to be written is not written in this turn.
+                os.sync()
                 data = place / name.lower()
                 with started(name, data, yardstick.url) as stack:
                     last = number == options.rounds - 1

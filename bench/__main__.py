@@ -14,7 +14,7 @@ from bench.driving import Driver
 from bench.measuring import Idle, Meter, Phase
 from bench.stacks import FLOOR, NAMES, OURS, make_environment
 from bench.stand_in import running_provider
-from bench.workplace import data_directory, settings_for, tell
+from bench.workplace import at_least_one, data_directory, filled, settings_for, tell
 from service.local.errors import CannotStart
 from service.local.stopping import until_stopped
 from service.local.up import Running, running
@@ -35,10 +35,14 @@ KEEPALIVE_SECONDS = 4.0
 INTERRUPTED = 130
 
 
+def record(name: str) -> str:
+    return name if "://" in name else str(filled(name))
+
+
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=2_000, help="jobs of the closed loop")
-    parser.add_argument("--clients", type=int, default=32, help="clients of the closed loop")
+    parser.add_argument("--jobs", type=at_least_one, default=2_000, help="jobs of the closed loop")
+    parser.add_argument("--clients", type=at_least_one, default=32, help="clients of the closed loop")
     parser.add_argument("--rate", type=float, default=30.0, help="jobs a second of the open loop")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of the open loop")
     parser.add_argument("--warm-up", type=int, default=200, help="jobs before anything is measured")
@@ -52,14 +56,16 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="fewer jobs, shorter phases")
     peers = parser.add_argument_group("the same work on other stacks")
     peers.add_argument("--peers", action="store_true", help="compare with the peers of bench/peers")
-    peers.add_argument("--rounds", type=int, default=3, help="turns of each stack")
+    peers.add_argument("--rounds", type=at_least_one, default=3, help="turns of each stack")
     peers.add_argument("--stacks", nargs="+", choices=NAMES, default=list(NAMES), help="which ones take turns")
     peers.add_argument("--alone", type=int, default=300, help="jobs registered one by one")
     peers.add_argument("--webhooks", type=int, default=1_000, help="webhooks at 200 a second")
     growth = parser.add_argument_group("how the figures grow")
     growth.add_argument("--growth", nargs="+", choices=growth_curves.NAMES, help="with what; a table for each")
     growth.add_argument("--memory-jobs", type=int, default=100_000, help="jobs of the curve of memory")
-    growth.add_argument("--rows-of", nargs="*", default=[], help="data directories, or addresses of databases")
+    growth.add_argument(
+        "--rows-of", nargs="+", type=record, default=[], help="data directories, or addresses of databases"
+    )
     if parser.parse_args().quick:
         parser.set_defaults(**QUICK)
     return parser.parse_args()

@@ -8,34 +8,34 @@ highest.
 import argparse
 import asyncio
 import time
-from pathlib import Path
 
 import asyncpg
 import uvloop
 from aiohttp import ClientSession, ClientTimeout
 
 from bench import plausible, report
-from bench.__main__ import tell
 from bench.processes import memory_bytes
 from bench.questions import Record, serving
+from bench.workplace import filled, tell
 from service.local.stopping import until_stopped
 
 FORMS = ("ndjson", "csv", "parquet")
 LOOK_SECONDS = 0.05
 
 _BEGIN = """
-SELECT min(created_at) FROM (
+SELECT min(created_at) AS begin, count(*) AS jobs FROM (
     SELECT jobs.created_at FROM jobs JOIN tenants ON tenants.id = tenant_id
     WHERE name = $1 ORDER BY jobs.id DESC LIMIT $2
 ) AS newest
 """
 
 
-async def begin_of(database_url: str, jobs: int) -> str:
+async def begin_of(database_url: str, jobs: int) -> tuple[str, int]:
+    """Since when there are so many, and how many there are if they are fewer."""
     connection = await asyncpg.connect(database_url)
     try:
-        moment = await connection.fetchval(_BEGIN, plausible.TENANTS[0][0], jobs)
-        return str(moment.isoformat())
+        row = await connection.fetchrow(_BEGIN, plausible.TENANTS[0][0], jobs)
+        return row["begin"].isoformat(), row["jobs"]
     finally:
         await connection.close()
 
@@ -68,19 +68,21 @@ async def export(record: Record, form: str, begin: str) -> tuple[float, int, flo
 async def measure(record: Record, amounts: list[int]) -> list[list[str]]:
     rows = [["", "jobs", "jobs/s", "MB", "memory at rest / at most, MB"]]
     for form in FORMS:
-        await export(record, form, await begin_of(record.database_url, 10_000))  # Libraries are loaded by then.
+        begin, _ = await begin_of(record.database_url, 10_000)
+        await export(record, form, begin)  # Libraries are loaded by then.
         for amount in amounts:
-            tell(f"{form}, {amount:,} jobs")
+            begin, jobs = await begin_of(record.database_url, amount)
+            tell(f"{form}, {jobs:,} jobs")
             rest = memory_bytes({"api": record.pid})["api"] / 1e6
-            seconds, size, highest = await export(record, form, await begin_of(record.database_url, amount))
-            rate = f"{amount / seconds:,.0f}"
-            rows.append([form, f"{amount:,}", rate, f"{size / 1e6:.0f}", f"{rest:.0f} / {highest:.0f}"])
+            seconds, size, highest = await export(record, form, begin)
+            rate = f"{jobs / seconds:,.0f}"
+            rows.append([form, f"{jobs:,}", rate, f"{size / 1e6:.0f}", f"{rest:.0f} / {highest:.0f}"])
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.exports", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="a filled data directory")
+    parser.add_argument("--data", type=filled, required=True, help="a filled data directory")
     parser.add_argument("--jobs", type=int, nargs="+", default=[20_000, 200_000])
     options = parser.parse_args()
     machine = report.machine()

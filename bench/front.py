@@ -240,7 +240,7 @@ async def main_async(url: str, pid: int, database_url: str, options: argparse.Na
 
 def main() -> None:
     options = read_options()
-    machine = report.machine()
+    machine, failures = report.machine(), ["stopped before the end"]
     with until_stopped(), data_directory() as data, running_provider() as provider_url:
         tell("Starting the service …")
         with running(settings_for(data, provider_url), port=0) as service:

@@ -15,7 +15,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 
 import asyncpg
 import uvloop
@@ -24,7 +23,7 @@ from aiohttp import ClientSession, ClientTimeout, CookieJar
 from bench import plausible, report
 from bench.figures import count
 from bench.questions import WARM_UP, Record, one, serving, table
-from bench.workplace import tell
+from bench.workplace import filled, tell
 from service.jobs.cursors import Cursor, first_id, make_cursor
 from service.keys import SCOPES, create_key
 from service.local.directory import DataDirectory
@@ -165,7 +164,9 @@ async def measure(records: list[Record], pages: dict[str, Drawn], times: int) ->
 
 def read_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.pages", description=__doc__)
-    parser.add_argument("--data", type=Path, action="append", required=True, help="a filled data directory; repeat it")
+    parser.add_argument(
+        "--data", type=filled, action="append", required=True, help="a filled data directory; repeat it"
+    )
     parser.add_argument("--times", type=int, default=40, help="each page is looked at on each record")
     parser.add_argument("--only", default="", help="pages with this in their name")
     return parser.parse_args()

@@ -26,7 +26,7 @@ from aiohttp import ClientSession, ClientTimeout
 
 from bench import plausible, report
 from bench.processes import cpu_seconds
-from bench.workplace import tell
+from bench.workplace import filled, tell
 from service.jobs.cursors import Cursor, first_id, make_cursor
 from service.keys import create_key
 from service.local.directory import DataDirectory
@@ -262,6 +262,8 @@ async def extent(database_url: str) -> tuple[datetime, int]:
     connection = await asyncpg.connect(database_url)
     try:
         newest = await connection.fetchval("SELECT created_at FROM jobs ORDER BY id DESC LIMIT 1")
+        if newest is None:
+            raise SystemExit("There are no jobs in this record.")
         jobs = await connection.fetchval("SELECT reltuples::bigint FROM pg_class WHERE oid = 'jobs'::regclass")
         return newest.astimezone(UTC), jobs
     finally:
@@ -270,7 +272,9 @@ async def extent(database_url: str) -> tuple[datetime, int]:
 
 def read_options(program: str, description: str | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
-    parser.add_argument("--data", type=Path, action="append", required=True, help="a filled data directory; repeat it")
+    parser.add_argument(
+        "--data", type=filled, action="append", required=True, help="a filled data directory; repeat it"
+    )
     parser.add_argument("--times", type=int, default=60, help="each question is asked of each record")
     parser.add_argument("--only", default="", help="questions with this in their name")
     parser.add_argument("--work", action="store_true", help="count pages and CPU time, too: 11 s more a question")

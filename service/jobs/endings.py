@@ -83,8 +83,8 @@ _KEPT = f""", outcome AS (
 # unless that is known as another attempt's.
 #
 # Nobody is waited for: a statement that had to wait would look at each row again, and set up its whole plan for each.
-# Nor is looked for other attempts, which few jobs have. Where there are some, or where somebody has the live row in
-# hand, the statement says `again`, and is carried out in its thorough form once that row is ours.
+# Nor has it a part for other attempts that are open, which few jobs have. Where there are some, or where somebody has
+# the live row in hand, the statement says `again`, and is carried out in its thorough form once that row is ours.
 _SETTLE = f"""
 WITH owner AS (
     SELECT job_id, attempt, duty FROM live_jobs WHERE job_id = $1 AND {{guard}} FOR UPDATE SKIP LOCKED
@@ -132,6 +132,10 @@ SELECT ended.job_id, {{to_stop}} AS to_stop, {_TO_CALL}, false AS again,
 FROM ended
 UNION ALL SELECT job_id, false, false, true, NULL FROM unseen
 """
+
+_OR_OTHERS = f"""OR attempt > 1 AND EXISTS (
+        SELECT FROM attempts WHERE job_id = $1 AND number <> $2 AND ended_at IS NULL AND state IN ({_OPEN})
+    )"""
 
 _OTHERS = f""", others AS (
     UPDATE attempts
@@ -192,7 +196,7 @@ def _settle_statement(event: Event, *, files: bool, thorough: bool) -> str:
     return _SETTLE.format(
         kept=_KEPT_AS_SAID,
         guard=guard(event, "live_jobs.status"),
-        or_others="" if thorough else "OR attempt > 1",
+        or_others="" if thorough else _OR_OTHERS,
         others=_OTHERS if thorough else "",
         to_stop="EXISTS (SELECT FROM others WHERE ended_at IS NULL)" if thorough else "false",
         files=_FILES if files else "",

@@ -1,6 +1,7 @@
 """An embedded PostgreSQL: one cluster in the data directory, reached through a private socket only."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -87,7 +88,7 @@ def create_cluster(cluster: Path, programs: Path, account: Account, password: st
         with os.fdopen(os.open(password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(password)
         account.give(password_file)
-        _run(
+        run_to_its_end(
             account,
             [
                 *(programs / "initdb", "-D", draft, f"--username={NAME}", f"--pwfile={password_file}"),
@@ -96,7 +97,7 @@ def create_cluster(cluster: Path, programs: Path, account: Account, password: st
             ],
         )
         statements = [f"CREATE DATABASE {NAME}", *[_NEW_LOG_FILE] * LOG_FILES_AHEAD, "CHECKPOINT", ""]
-        _run(account, [programs / "postgres", "--single", "-D", draft, "postgres"], "\n".join(statements))
+        run_to_its_end(account, [programs / "postgres", "--single", "-D", draft, "postgres"], "\n".join(statements))
     finally:
         password_file.unlink(missing_ok=True)
     draft.rename(cluster)
@@ -145,7 +146,8 @@ def _is_ready(cluster: Path, pid: int | None) -> bool:
     return len(lines) >= 8 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
 
-def _run(account: Account, command: list[str | Path], text: str = "") -> None:
+def run_to_its_end(account: Account, command: list[str | Path], text: str = "") -> None:
+    """Raises CannotStart, with what was wrong if it said so."""
     done = subprocess.run(
         command,
         cwd="/",
@@ -159,4 +161,6 @@ def _run(account: Account, command: list[str | Path], text: str = "") -> None:
     )
     # In single-user mode a statement that failed ends with status 0 all the same.
     if done.returncode != 0 or " ERROR: " in done.stdout:
-        raise CannotStart(f"{Path(command[0]).name} failed: {' / '.join(done.stdout.splitlines()[-3:])}")
+        lines = done.stdout.splitlines()
+        words = [line for line in lines if re.search(r"\b(ERROR|FATAL|PANIC): ", line)] or lines[-3:]
+        raise CannotStart(f"{Path(command[0]).name} failed: {' / '.join(words)}")

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from bench.processes import cpu_seconds, memory_bytes
 from bench.report import percentile
 from bench.stand_in import CHECKOUT
@@ -30,6 +32,30 @@ def test_every_job_of_the_bench_completes_once(folder: Path):
     assert "| incomplete jobs | 0 | 0 |" in done.stdout
     assert "| transactions a minute |" in done.stdout
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("bench --growth rows --rows-of {}", "is no data directory"),
+        ("bench.questions --data {}", "is no data directory"),
+        ("bench.exports --data {}", "is no data directory"),
+        ("bench --jobs 0", "0 is less than 1"),
+    ],
+)
+def test_a_mistyped_argument_is_refused_and_nothing_is_made_for_it(folder: Path, command: str, words: str):
+    absent = folder / "absent"
+    done = subprocess.run(
+        [sys.executable, "-m", *command.format(absent).split()],
+        cwd=CHECKOUT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert not absent.exists()
 
 
 def test_the_cpu_of_a_dead_child_counts_for_its_tree():

@@ -164,7 +164,7 @@ BUGS = {
         without(endings, "_SETTLE_STATEMENTS", ("ended.attempt > 1 AND", "ended.attempt > 99 AND")), "it left one"
     ),
     "an end that does not look for others": Bug(
-        without(endings, "_SETTLE_STATEMENTS", ("OR attempt > 1", "OR attempt > 99")), "it left one"
+        without(endings, "_SETTLE_STATEMENTS", ("OR attempt > 1 AND", "OR attempt > 99 AND")), "it left one"
     ),
     "an end without an event": Bug(
         without(

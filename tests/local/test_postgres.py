@@ -10,10 +10,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from service.local.account import server_account
 from service.local.directory import DataDirectory
-from service.local.errors import Refused
+from service.local.errors import CannotStart, Refused
 from service.local.identity import ProcessIdentity
-from service.local.postgres import LOG_FILES_AHEAD
+from service.local.postgres import LOG_FILES_AHEAD, run_to_its_end
+from service.local.programs import postgres_programs
 from service.local.servers import embedded_database, supervised
 from tests.local.asking import ask
 from tests.stand_in.server import eventually
@@ -39,6 +41,17 @@ def test_a_new_one_has_log_files_to_write_to(data: Path) -> None:
     with embedded_database(data) as url:
         ahead = "SELECT count(*) FROM pg_ls_waldir() WHERE name > pg_walfile_name(pg_current_wal_insert_lsn())"
         assert ask(url, ahead) == LOG_FILES_AHEAD
+
+
+def test_what_went_wrong_is_told_whatever_was_said_after_it(data: Path) -> None:
+    with embedded_database(data):
+        pass
+    directory = DataDirectory(data)
+    account = server_account(directory.servers / "postgres")
+    place, _ = directory.place_servers(account)
+    command = [postgres_programs(place, account) / "postgres", "--single", "-D", place / "postgres", "postgres"]
+    with pytest.raises(CannotStart, match=r"ERROR: .*division by zero"):
+        run_to_its_end(account, command, "SELECT 1 / 0\nSELECT 1\nSELECT 2\nCHECKPOINT\n")
 
 
 def test_sqlalchemy_takes_the_same_address(data: Path) -> None:

@@ -157,7 +157,7 @@ async def test_figures_agree_with_a_look_at_every_job(
         start = max(start or BEGIN, end - timedelta(days=6))
     elif time == "day":
         end = end or END
-        start = max(start or BEGIN, end - timedelta(days=90))
+        start = max(start or BEGIN, end - timedelta(days=40))
     query = [("group_by", ",".join(group_by)), ("measure", ",".join(measures)), ("of", of)]
     query += [(name, word) for name, words in filters.items() for word in words]
     ends = {"created_after": start and start.isoformat(), "created_before": end and end.isoformat()}

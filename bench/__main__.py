@@ -36,6 +36,7 @@ INTERRUPTED = 130
 
 
 def record(name: str) -> str:
+    """The type of an argument that names a data directory or a database."""
     return name if "://" in name else str(filled(name))
 
 
@@ -58,11 +59,11 @@ def read_options() -> argparse.Namespace:
     peers.add_argument("--peers", action="store_true", help="compare with the peers of bench/peers")
     peers.add_argument("--rounds", type=at_least_one, default=3, help="turns of each stack")
     peers.add_argument("--stacks", nargs="+", choices=NAMES, default=list(NAMES), help="which ones take turns")
-    peers.add_argument("--alone", type=int, default=300, help="jobs registered one by one")
-    peers.add_argument("--webhooks", type=int, default=1_000, help="webhooks at 200 a second")
+    peers.add_argument("--alone", type=at_least_one, default=300, help="jobs registered one by one")
+    peers.add_argument("--webhooks", type=at_least_one, default=1_000, help="webhooks at 200 a second")
     growth = parser.add_argument_group("how the figures grow")
     growth.add_argument("--growth", nargs="+", choices=growth_curves.NAMES, help="with what; a table for each")
-    growth.add_argument("--memory-jobs", type=int, default=100_000, help="jobs of the curve of memory")
+    growth.add_argument("--memory-jobs", type=at_least_one, default=100_000, help="jobs of the curve of memory")
     growth.add_argument(
         "--rows-of", nargs="+", type=record, default=[], help="data directories, or addresses of databases"
     )

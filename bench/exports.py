@@ -88,7 +88,7 @@ def main() -> None:
     machine = report.machine()
     with until_stopped(), serving(options.data) as record:
         rows = uvloop.run(measure(record, options.jobs))
-    print(f"{machine}\n\n{report.table(rows)}")
+        print(f"{machine}\n\n{report.table(rows)}")
 
 
 if __name__ == "__main__":

@@ -133,17 +133,17 @@ FROM ended
 UNION ALL SELECT job_id, false, false, true, NULL FROM unseen
 """
 
-_OR_OTHERS = f"""OR attempt > 1 AND EXISTS (
-        SELECT FROM attempts WHERE job_id = $1 AND number <> $2 AND ended_at IS NULL AND state IN ({_OPEN})
-    )"""
+_OPEN_OTHERS = (
+    f"attempts.job_id = $1 AND attempts.number <> $2 AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})"
+)
+_OR_OTHERS = f"OR attempt > 1 AND EXISTS (SELECT FROM attempts WHERE {_OPEN_OTHERS})"
 
 _OTHERS = f""", others AS (
     UPDATE attempts
     SET state = '{AttemptState.SUPERSEDED}',
         ended_at = CASE WHEN provider_request_id IS NULL THEN clock_timestamp() END
     FROM ended
-    WHERE ended.attempt > 1 AND attempts.job_id = $1 AND attempts.number <> $2
-      AND attempts.ended_at IS NULL AND attempts.state IN ({_OPEN})
+    WHERE ended.attempt > 1 AND {_OPEN_OTHERS}
     RETURNING attempts.ended_at
 )"""
 
@@ -205,12 +205,17 @@ def _settle_statement(event: Event, *, files: bool, thorough: bool) -> str:
     )
 
 
-_SETTLE_STATEMENTS = {
-    (event, files, thorough): _settle_statement(event, files=files, thorough=thorough)
-    for event in (Event.COMPLETED, Event.FAILED, Event.CANCELLED)
-    for files in (False, True)
-    for thorough in (False, True)
-}
+def _settle_statements(*, thorough: bool) -> dict[tuple[Event, bool], str]:
+    """By the event, and by whether there are files."""
+    return {
+        (event, files): _settle_statement(event, files=files, thorough=thorough)
+        for event in (Event.COMPLETED, Event.FAILED, Event.CANCELLED)
+        for files in (False, True)
+    }
+
+
+_SETTLE_STATEMENTS = _settle_statements(thorough=False)
+_THOROUGH_STATEMENTS = _settle_statements(thorough=True)
 
 # What was written by whoever had the row is seen by the next statement, and nobody else writes to it before that.
 _HOLD = "SELECT FROM live_jobs WHERE job_id = $1 FOR UPDATE"
@@ -257,10 +262,10 @@ async def settle(
             for f in lifted.files
         ]
         values.extend(list(column) for column in zip(*rows, strict=True))
-    row = await db.fetchrow_together(_SETTLE_STATEMENTS[ending.event, bool(lifted.files), False], *values)
+    form = ending.event, bool(lifted.files)
+    row = await db.fetchrow_together(_SETTLE_STATEMENTS[form], *values)
     while row is not None and row["again"]:
-        thorough = _SETTLE_STATEMENTS[ending.event, bool(lifted.files), True]
-        row = await db.fetchrow_holding(_HOLD, thorough, *values)
+        row = await db.fetchrow_holding(_HOLD, _THOROUGH_STATEMENTS[form], *values)
     return row
 
 

@@ -85,6 +85,7 @@ MOVES = {
     "answers": store._RECORD_ANSWERS,
     "copies": files._TAKE,
     **{f"settle {number}": text for number, text in enumerate(endings._SETTLE_STATEMENTS.values())},
+    **{f"settle thoroughly {number}": text for number, text in enumerate(endings._THOROUGH_STATEMENTS.values())},
 }
 
 
